@@ -1,0 +1,125 @@
+/**
+ * What the control thread and the data-plane worker tell each other. Both directions are values of closed unions; the codec is in
+ * messages-codec.ts and the carrier is an SPSC ring (base/ring.ts). Nothing here is shared memory: a message is a copy.
+ */
+import type { EpochKeys } from "../session/types.ts";
+
+/** 18 bytes: v4-mapped address ‖ port u16 little-endian (base/endpoint.ts). */
+export type EndpointBytes = Uint8Array;
+
+/** One route: destination prefix to a peer slot. */
+export interface RouteEntry {
+  /** 16 bytes, IPv4 as v4-mapped with prefixBits counted from 96. */
+  readonly prefix: Uint8Array;
+  /** 0–128 */
+  readonly prefixBits: number;
+  readonly peer: number;
+}
+
+export interface PlaneSettings {
+  readonly gso: boolean;
+  readonly gro: boolean;
+  readonly tso: boolean;
+  /** Largest underlay IP packet of this host's interfaces, bytes. */
+  readonly underlayMtuBytes: number;
+  readonly tunMtuBytes: number;
+}
+
+/** Control thread → worker. */
+export type Command =
+  /** Declares or replaces a peer; slots are chosen by the control thread, below the plane's maxPeers. */
+  | { readonly kind: "peer"; readonly peer: number; readonly nodeId: Uint8Array }
+  /** Drops its sessions, keys, paths and queues at once. */
+  | { readonly kind: "peerRemove"; readonly peer: number }
+  /** Whole routing table (also the source check's table): longest prefix wins. Replaces the one before. */
+  | { readonly kind: "routes"; readonly routes: readonly RouteEntry[] }
+  /** Addresses and prefixes this node delivers to its own kernel. */
+  | { readonly kind: "local"; readonly prefixes: readonly { readonly prefix: Uint8Array; readonly prefixBits: number }[] }
+  | { readonly kind: "install"; readonly peer: number; readonly epoch: EpochKeys; readonly endpoint: EndpointBytes | undefined }
+  | { readonly kind: "activate"; readonly peer: number; readonly epochId: number }
+  | { readonly kind: "retire"; readonly peer: number; readonly epochId: number; readonly afterMs: number }
+  /** Seal one inner message; epochId 0 = the peer's current sending epoch (dropped and counted when there is none). */
+  | { readonly kind: "inner"; readonly peer: number; readonly epochId: number; readonly innerKind: number; readonly flags: number; readonly aux: number; readonly payload: Uint8Array }
+  /** Send a datagram as it is. `to` undefined: to every candidate of the peer and its active path. */
+  | { readonly kind: "transmit"; readonly peer: number; readonly to: EndpointBytes | undefined; readonly datagram: Uint8Array }
+  /** Addresses at which the peer may be reached, best first, at most 8; replaces the ones before (live paths stay). */
+  | { readonly kind: "candidates"; readonly peer: number; readonly endpoints: readonly EndpointBytes[] }
+  /** `weft ping`: send an on-demand probe on the active path (or all candidates); answered by a "pong" event with the same token. */
+  | { readonly kind: "ping"; readonly peer: number; readonly token: number }
+  | { readonly kind: "settings"; readonly settings: PlaneSettings }
+  | { readonly kind: "stop" };
+
+export const PathState = { UNTRIED: 0, PROBING: 1, ALIVE: 2, DEAD: 3 } as const;
+
+/** Worker → control thread. */
+export type PlaneEvent =
+  | { readonly kind: "ready"; readonly tunName: string; readonly port4: number; readonly port6: number; readonly offloads: number }
+  /** A handshake datagram (0x41–0x43) that passed the gate; `underLoad` is informational. */
+  | { readonly kind: "handshake"; readonly from: EndpointBytes; readonly datagram: Uint8Array }
+  /** An authenticated inner message of kind 2 control, 3 stream or 6 ratchet. */
+  | { readonly kind: "inner"; readonly peer: number; readonly epochId: number; readonly innerKind: number; readonly flags: number; readonly aux: number; readonly payload: Uint8Array }
+  /** First authenticated packet under an epoch: the peer has the keys. */
+  | { readonly kind: "proof"; readonly peer: number; readonly epochId: number }
+  /** User data waits and there is no session (at most once per peer per 500 ms). */
+  | { readonly kind: "needSession"; readonly peer: number }
+  /** The sending epoch passed its block limit for rekeying. */
+  | { readonly kind: "wantRekey"; readonly peer: number; readonly epochId: number }
+  /** Sent data for 15 s without receiving anything. */
+  | { readonly kind: "silent"; readonly peer: number }
+  /** The active path of a peer changed or got a new measured MTU; endpoint undefined = no path left. */
+  | { readonly kind: "path"; readonly peer: number; readonly endpoint: EndpointBytes | undefined; readonly mtuBytes: number }
+  /** An address by which the peer sees us. */
+  | { readonly kind: "observed"; readonly peer: number; readonly endpoint: EndpointBytes }
+  | { readonly kind: "pong"; readonly peer: number; readonly token: number; readonly rttMs: number; readonly endpoint: EndpointBytes }
+  /** Interfaces, addresses or routes of the host changed. */
+  | { readonly kind: "netlink" }
+  | { readonly kind: "log"; readonly level: "info" | "warn" | "error"; readonly text: string }
+  /** `code` is a WeftError code, for failures at start ("TUN_DENIED", "PORT_BUSY", …). */
+  | { readonly kind: "failed"; readonly code: string; readonly text: string; readonly remedy: string }
+  | { readonly kind: "stopped" };
+
+/** Per-peer figures of a snapshot, read from shared statistics without stopping the worker. */
+export interface PeerFigures {
+  readonly txBytes: number;
+  readonly rxBytes: number;
+  readonly txPackets: number;
+  readonly rxPackets: number;
+  /** Active path: milliseconds, 0–1, bytes; rttMs −1 when unknown. */
+  readonly rttMs: number;
+  readonly lossRatio: number;
+  readonly mtuBytes: number;
+  /** Milliseconds since the last authenticated packet; −1 = never. */
+  readonly lastDeliveryMs: number;
+  readonly epochAgeMs: number;
+  readonly cipher: number;
+  readonly hybrid: boolean;
+  /** Session usable for user data. */
+  readonly established: boolean;
+  readonly queuedPackets: number;
+}
+
+export interface PlaneOptions {
+  /** undefined: agent node without TUN. */
+  readonly tunName: string | undefined;
+  /** Listen addresses as text; port 0 = any. family sockets that cannot be opened are left out, at least one must work. */
+  readonly listen: readonly { readonly address: string; readonly port: number }[];
+  /** X25519 public key of this node, for mac1. */
+  readonly staticKey: Uint8Array;
+  readonly settings: PlaneSettings;
+  readonly maxPeers: number;
+  /** SO_MARK of the underlay sockets; 0 = none. */
+  readonly mark: number;
+}
+
+/** The worker as the control thread sees it (src/node/dataplane-handle.ts; tests may fake it). */
+export interface DataplaneHandle {
+  /** @returns false when the ring is full (the command is dropped and counted; callers retry on their next tick) */
+  send(command: Command): boolean;
+  peerFigures(peer: number): PeerFigures;
+  /** Name → value of all plane-wide counters (packets, bytes, drops by reason as drop_NAME, histograms as name_bucket). */
+  counters(): Map<string, number>;
+  /** Stops the worker: command, eventfd, then waits at most 3 s. */
+  stop(): Promise<void>;
+}
+/** Starts it; resolves on "ready", rejects with a WeftError on "failed". `onEvent` is called in ring order. */
+export type StartDataplane = (options: PlaneOptions, onEvent: (event: PlaneEvent) => void) => Promise<DataplaneHandle>;
