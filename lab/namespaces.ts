@@ -12,7 +12,7 @@
  * or throws. What a killed run left behind is removed by sweepStale() in the next one. Needs root, `ip` and, for NAT, `nft`.
  */
 import { execFileSync } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readlinkSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Daemon, LabError, must, run, type DaemonOptions, type RunOptions, type RunResult } from "./process.ts";
@@ -85,7 +85,11 @@ export class Host {
   }
 
   /** Starts a program inside that keeps running; it ends with the lab at the latest. */
-  spawn(command: string, args: readonly string[] = [], options: DaemonOptions & { readonly name?: string } = {}): Daemon {
+  spawn(
+    command: string,
+    args: readonly string[] = [],
+    options: DaemonOptions & { readonly name?: string } = {},
+  ): Daemon {
     const title = options.name ?? `${this.name}:${command.split("/").pop() ?? command}`;
     return new Daemon(title, "ip", ["netns", "exec", this.namespace, command, ...args], options);
   }
@@ -103,7 +107,9 @@ export class Host {
 
   /** Sets kernel parameters, names with dots: {"net.ipv4.ip_forward": 1}. */
   async sysctl(values: Readonly<Record<string, string | number>>): Promise<void> {
-    const script = Object.entries(values).map(([name, value]) => `echo '${value}' > /proc/sys/${name.replaceAll(".", "/")}`);
+    const script = Object.entries(values).map(
+      ([name, value]) => `echo '${value}' > /proc/sys/${name.replaceAll(".", "/")}`,
+    );
     await this.must("sh", ["-ec", script.join("\n")]);
   }
 
@@ -119,13 +125,29 @@ export class Host {
   }
 
   /** Limits what leaves through `device` (tbf); undefined removes the limit. */
-  async limit(device: string, rate: { readonly rateBps: number; readonly burstBytes?: number; readonly queueMs?: number } | undefined): Promise<void> {
+  async limit(
+    device: string,
+    rate: { readonly rateBps: number; readonly burstBytes?: number; readonly queueMs?: number } | undefined,
+  ): Promise<void> {
     if (rate === undefined) {
       await this.exec("tc", ["qdisc", "del", "dev", device, "root"]);
       return;
     }
     const burst = String(rate.burstBytes ?? 32_768);
-    await this.must("tc", ["qdisc", "replace", "dev", device, "root", "tbf", "rate", `${rate.rateBps}bit`, "burst", burst, "latency", `${rate.queueMs ?? 50}ms`]);
+    await this.must("tc", [
+      "qdisc",
+      "replace",
+      "dev",
+      device,
+      "root",
+      "tbf",
+      "rate",
+      `${rate.rateBps}bit`,
+      "burst",
+      burst,
+      "latency",
+      `${rate.queueMs ?? 50}ms`,
+    ]);
   }
 
   #port(): Port {
@@ -213,10 +235,8 @@ export class Lab {
     });
     const [first, other] = [port(a, 1), port(b, 2)];
     const mtu = String(options.mtuBytes ?? 1500);
-    await must("ip", [
-      ...["-n", a.namespace, "link", "add", "name", first.device, "mtu", mtu, "type", "veth"],
-      ...["peer", "name", other.device, "mtu", mtu, "netns", b.namespace],
-    ]);
+    const veth = ["name", first.device, "mtu", mtu, "type", "veth", "peer", "name", other.device, "mtu", mtu];
+    await must("ip", ["-n", a.namespace, "link", "add", ...veth, "netns", b.namespace]);
     for (const [host, end] of [
       [a, first],
       [b, other],
@@ -287,6 +307,17 @@ let hooksInstalled = false;
 export function whyNoNamespaces(): string | undefined {
   if (process.platform !== "linux") return "network namespaces need Linux";
   if (process.getuid?.() !== 0) return "network namespaces need root: run this with sudo";
+  const effective = /^CapEff:\s*([0-9a-f]+)$/m.exec(readFileSync("/proc/self/status", "utf8"))?.[1] ?? "0";
+  const capabilities = BigInt(`0x${effective}`);
+  for (const [bit, name] of [
+    [12n, "CAP_NET_ADMIN"],
+    [21n, "CAP_SYS_ADMIN"],
+  ] as const) {
+    if ((capabilities & (1n << bit)) === 0n)
+      return `network namespaces need ${name}, which this container does not give to root`;
+  }
+  if (!existsSync("/dev/net/tun"))
+    return "/dev/net/tun is missing: load the tun module, or pass the device to this container";
   try {
     mkdirSync(NETNS_FOLDER, { recursive: true });
     execFileSync("ip", ["netns", "list"], { stdio: "ignore" });

@@ -144,7 +144,7 @@ export class Daemon {
       const end = (code: number | null): void => {
         if (this.exitCode !== undefined) return;
         this.exitCode = code;
-        for (const watch of [...this.#watchers]) watch(undefined);
+        for (const watch of this.#watchers) watch(undefined);
         resolve(code);
       };
       child.once("error", (error) => {
@@ -176,7 +176,10 @@ export class Daemon {
         if (line === undefined) finish(() => reject(this.#failure(`ended (${this.exitCode}) before ${pattern}`)));
         else if (pattern.test(line)) finish(() => resolve(line));
       });
-      const timer = setTimeout(() => finish(() => reject(this.#failure(`no ${pattern} within ${timeoutMs} ms`))), timeoutMs);
+      const timer = setTimeout(
+        () => finish(() => reject(this.#failure(`no ${pattern} within ${timeoutMs} ms`))),
+        timeoutMs,
+      );
     });
   }
 
@@ -219,7 +222,7 @@ export class Daemon {
   #line(line: string): void {
     this.lines.push(line);
     if (this.lines.length > this.#maxLines) this.lines.shift();
-    for (const watch of [...this.#watchers]) watch(line);
+    for (const watch of this.#watchers) watch(line);
   }
 
   #follow(stream: NodeJS.ReadableStream): void {
@@ -245,7 +248,12 @@ export function sleep(ms: number): Promise<void> {
  * Asks `probe` again and again until it gives a value. A rejection of the probe counts as "not yet".
  * Rejects with LabError naming `what` and the last failure after `timeoutMs`.
  */
-export async function until<T>(what: string, timeoutMs: number, probe: () => Promise<T | undefined>, everyMs = 100): Promise<T> {
+export async function until<T>(
+  what: string,
+  timeoutMs: number,
+  probe: () => Promise<T | undefined>,
+  everyMs = 100,
+): Promise<T> {
   const deadline = performance.now() + timeoutMs;
   let last = "";
   for (;;) {

@@ -10,9 +10,9 @@ export class Slab {
   readonly view: DataView;
   #used = 64;
 
-  /** @param bytes fixed for life; offset 0 is never handed out, so 0 can mean "none" */
-  constructor(bytes: number) {
-    this.buffer = new ArrayBuffer(bytes);
+  /** @param memory its size in bytes, fixed for life, or the memory itself; offset 0 is never handed out, so 0 can mean "none" */
+  constructor(memory: number | ArrayBuffer) {
+    this.buffer = typeof memory === "number" ? new ArrayBuffer(memory) : memory;
     this.u8 = new Uint8Array(this.buffer);
     this.view = new DataView(this.buffer);
   }

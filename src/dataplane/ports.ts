@@ -37,6 +37,8 @@ export interface UdpPort {
    * @returns bytes accepted or -errno
    */
   send(offset: number, bytes: number, segmentBytes: number, name: number): number;
+  /** Kill switch `gro`: whether the kernel may join datagrams of one flow. */
+  setGro(enabled: boolean): void;
   /** Send buffer of the family's socket in bytes. */
   setSendBuffer(family: 4 | 6, bytes: number): void;
   /**

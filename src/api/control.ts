@@ -1,0 +1,173 @@
+/**
+ * What the local API, the command line and embedding programs may see of a node and ask of it. The field names of the views are
+ * the contract of `--json` (docs/guide.md): fields may be added, never renamed. Times are milliseconds unless the name says otherwise.
+ */
+
+/** How payload reaches a peer at this moment. `endpoint` is "ADDR:PORT", `via` the node in between; both null when not applicable. */
+export interface PathView {
+  readonly kind: "direct" | "relay" | "transit" | "none";
+  readonly endpoint: string | null;
+  readonly via: string | null;
+}
+
+export interface PeerView {
+  readonly id: string;
+  readonly name: string;
+  /** Overlay addresses, IPv4 first. */
+  readonly addresses: readonly string[];
+  /** True when a session carries user data and the peer was heard within 30 s, or nothing was due from it. */
+  readonly online: boolean;
+  readonly path: PathView;
+  /** Of the active path; null = not known. */
+  readonly rttMs: number | null;
+  /** Share of packets lost on the active path, 0–1. */
+  readonly loss: number;
+  /** Largest underlay IP packet of the active path, bytes; null = not known. */
+  readonly pmtu: number | null;
+  readonly txBytes: number;
+  readonly rxBytes: number;
+  /** Since the last authenticated packet; null = never. */
+  readonly lastDeliveryMs: number | null;
+  /** Age of the keys in use; null = no session. */
+  readonly epochAgeMs: number | null;
+  /** "aes-256-gcm", "chacha20-poly1305" or "none". */
+  readonly cipher: string;
+  /** True when an ML-KEM-768 secret protects the keys in use. */
+  readonly hybrid: boolean;
+  readonly roles: readonly string[];
+  /** "ADDR:PORT" of everything that may become a path. */
+  readonly candidates: readonly string[];
+  /** What the peer said in its first control message; null until then. */
+  readonly build: string | null;
+  readonly protocol: string | null;
+  /** Why there is no session, one line; null = nothing to report. */
+  readonly lastError: string | null;
+}
+
+export interface NodeView {
+  readonly id: string;
+  readonly name: string;
+  readonly addresses: readonly string[];
+  readonly version: string;
+  /** "tun" has an interface, "agent" has none. */
+  readonly mode: "tun" | "agent";
+  /** Name of the interface; null in agent mode. */
+  readonly interface: string | null;
+  /** "ADDR:PORT" at which others may reach this node. */
+  readonly endpoints: readonly string[];
+  readonly listenPorts: readonly number[];
+  readonly roles: readonly string[];
+  readonly bootId: string;
+  readonly pid: number;
+  readonly uptimeMs: number;
+}
+
+export interface NetworkView {
+  readonly id: string;
+  readonly name: string;
+  /** Members that count: admitted, neither revoked nor expired. */
+  readonly members: number;
+  readonly ipv4: string;
+  readonly ipv6: string;
+  /** Since another member last confirmed the roster; null = not in this run. */
+  readonly rosterAgeMs: number | null;
+}
+
+export interface HealthItem {
+  readonly code: string;
+  readonly severity: "info" | "warning" | "error";
+  readonly text: string;
+  readonly remedy: string;
+}
+
+export interface StatusView {
+  readonly node: NodeView;
+  readonly network: NetworkView;
+  readonly peers: readonly PeerView[];
+  readonly health: readonly HealthItem[];
+}
+
+export interface MemberView {
+  readonly id: string;
+  readonly name: string;
+  readonly addresses: readonly string[];
+  readonly roles: readonly string[];
+  readonly self: boolean;
+  readonly online: boolean;
+  /** RFC 3339 time of admission. */
+  readonly admittedAt: string;
+  /** RFC 3339; null = does not expire. */
+  readonly expiresAt: string | null;
+}
+
+export interface InviteRequest {
+  /** How many nodes may join with it, 1–1,000. @default 1 */
+  readonly uses?: number | undefined;
+  /** Seconds it stays valid, 1 s – 30 days. @default 3600 */
+  readonly expiresSeconds?: number | undefined;
+  /** Roles given to whoever joins with it. @default ["member"] */
+  readonly roles?: readonly string[] | undefined;
+}
+
+export interface InviteView {
+  readonly token: string;
+  /** RFC 3339 */
+  readonly expiresAt: string;
+  readonly uses: number;
+}
+
+export interface WhoisView {
+  readonly id: string;
+  readonly name: string;
+  readonly addresses: readonly string[];
+  readonly roles: readonly string[];
+  readonly self: boolean;
+}
+
+/** One echo. `rttMs` null = no reply within the time given. */
+export interface PingView {
+  readonly peer: { readonly id: string; readonly name: string };
+  readonly rttMs: number | null;
+  readonly path: PathView;
+}
+
+/** One sample of one metric. Names follow the Prometheus conventions: weft_…_total, _seconds, _bytes. */
+export interface MetricSample {
+  readonly name: string;
+  readonly type: "counter" | "gauge" | "histogram";
+  readonly help: string;
+  readonly labels: Readonly<Record<string, string>>;
+  readonly value: number;
+  /** Only for histograms: upper bounds in seconds with cumulative counts, and the sum in seconds; `value` is the count. */
+  readonly buckets?: readonly (readonly [upperSeconds: number, count: number])[];
+  readonly sum?: number;
+}
+
+export interface DoctorFact {
+  readonly code: string;
+  readonly ok: boolean;
+  readonly severity: "info" | "warning" | "error";
+  readonly text: string;
+  readonly remedy: string;
+}
+
+/** A running node. Every method may throw a WeftError, whose code, message and remedy reach the caller unchanged. */
+export interface NodeControl {
+  status(): StatusView;
+  peers(): readonly PeerView[];
+  members(): readonly MemberView[];
+  /** Only on an admin. Resolves when the statement is on disk. */
+  invite(request: InviteRequest): Promise<InviteView>;
+  /** @param node name, id, first 8 or more characters of the id, or overlay address */
+  revoke(node: string, reason: string): Promise<{ readonly id: string; readonly name: string }>;
+  /** Tells the members, forgets the network, keeps the identity; the node stops afterwards. */
+  leave(): Promise<void>;
+  /** Asks the node to stop; resolves before it has. */
+  down(): Promise<void>;
+  /** @returns undefined when nobody in the roster has that name, id or address */
+  whois(query: string): WhoisView | undefined;
+  ping(peer: string, timeoutMs: number): Promise<PingView>;
+  metrics(): readonly MetricSample[];
+  health(): readonly HealthItem[];
+  doctor(): readonly DoctorFact[];
+}

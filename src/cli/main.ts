@@ -1,0 +1,82 @@
+/**
+ * The `weft` command. Only the file of the command that was asked for is loaded, and that loads its heavy parts when it runs, so
+ * that `weft --help` and the short commands start fast.
+ */
+import { Command, CommanderError } from "@commander-js/extra-typings";
+import { weftVersion } from "../api/paths.ts";
+import { Exit, reportError, UsageError } from "./context.ts";
+
+interface CommandModule {
+  readonly register: (program: Command) => void;
+}
+
+const COMMANDS: Readonly<Record<string, () => Promise<CommandModule>>> = {
+  init: () => import("./init.ts"),
+  up: () => import("./up.ts"),
+  down: () => import("./down.ts"),
+  leave: () => import("./leave.ts"),
+  invite: () => import("./invite.ts"),
+  revoke: () => import("./revoke.ts"),
+  members: () => import("./members.ts"),
+  status: () => import("./status.ts"),
+  peers: () => import("./peers.ts"),
+  ip: () => import("./ip.ts"),
+  whois: () => import("./whois.ts"),
+  ping: () => import("./ping.ts"),
+  doctor: () => import("./doctor.ts"),
+  bench: () => import("./bench.ts"),
+  demo: () => import("./demo.ts"),
+  version: () => import("./version.ts"),
+};
+
+const FOOTER = `
+Every command takes --state DIR, --json and --help (with an example).
+
+Exit codes:
+  0  done
+  1  failed; one line on stderr says what and what to do
+  2  wrong usage or configuration
+  3  no daemon is running, or no permission to talk to it
+  4  no such node
+
+A first network:
+  $ weft init home                     # on the first machine
+  $ weft up &
+  $ weft invite                        # prints a token
+  $ weft up --join @token.txt          # on the second machine`;
+
+async function main(argv: readonly string[]): Promise<number> {
+  const program = new Command("weft")
+    .description("One encrypted private network for machines and software agents.")
+    .version(weftVersion(), "-V, --version", "print the version")
+    .configureHelp({ showGlobalOptions: false })
+    .addHelpText("after", FOOTER);
+  const wanted = argv.find((word) => !word.startsWith("-"));
+  const one = wanted === undefined || wanted === "help" ? undefined : COMMANDS[wanted];
+  const modules = await Promise.all(one === undefined ? Object.values(COMMANDS).map((load) => load()) : [one()]);
+  for (const module of modules) module.register(program as unknown as Command);
+  for (const command of [program as unknown as Command, ...program.commands]) {
+    command.exitOverride().configureOutput({ writeErr: () => undefined, outputError: () => undefined });
+  }
+  if (argv.length === 0) {
+    program.outputHelp();
+    return Exit.USAGE;
+  }
+  try {
+    await program.parseAsync(argv, { from: "user" });
+    return typeof process.exitCode === "number" ? process.exitCode : Exit.OK;
+  } catch (error) {
+    if (error instanceof CommanderError) {
+      if (error.exitCode === 0) return Exit.OK;
+      const what = error.message.replace(/^error: /, "").replaceAll("\n", " ");
+      return reportError(new UsageError(what, `see \`weft ${one === undefined ? "" : `${wanted} `}--help\``), argv);
+    }
+    return reportError(error, argv);
+  }
+}
+
+process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+  // `weft … | head` closes early; that is no failure
+  if (error.code === "EPIPE") process.exit(0);
+});
+process.exitCode = await main(process.argv.slice(2));

@@ -1,0 +1,841 @@
+/**
+ * The data plane: one object that owns TUN and UDP ports, keys, replay windows, paths and queues of all peers, and runs to completion.
+ *
+ * A turn: sleep in poll until something is ready or due → commands from the control thread → receive (at most 16 calls per family) →
+ * TUN (at most 16 reads) → blocked sockets and queues → timers. Bounded steps, so that neither direction starves the other.
+ * Sans-I/O: ports, time and messages come in from outside; src/node runs it over Linux, the simulator and the tests over memory.
+ * Nothing on the packet path allocates, awaits, logs or throws; commands, timers of handshakes and path changes may allocate.
+ */
+import { Drop } from "../base/drop.ts";
+import { ENDPOINT_BYTES, isIPv4Mapped } from "../base/endpoint.ts";
+import { NAME_BYTES, NAME_FAMILY, NAME_PORT, NAME_REMOTE } from "../base/name.ts";
+import type { Random } from "../base/random.ts";
+import type { Slab } from "../base/slab.ts";
+import { PeerPaths } from "../path/peer-paths.ts";
+import { type Epoch, EpochTable } from "../session/epochs.ts";
+import { Fragmenter } from "../session/fragments.ts";
+import { HandshakeGate } from "../session/gate.ts";
+import { DATA_OVERHEAD_BYTES, InnerKind, OUTER_IPV4_BYTES, OUTER_IPV6_BYTES } from "../wire/data.ts";
+import { DatagramClass, classify } from "../wire/demux.ts";
+import { Coalescer } from "./coalesce.ts";
+import { IcmpErrors } from "./icmp-errors.ts";
+import { Inbound } from "./inbound.ts";
+import type { Command, EndpointBytes, PlaneEvent, PlaneSettings } from "./messages.ts";
+import { Outbound } from "./outbound.ts";
+import { PeerState } from "./peer.ts";
+import { type AeadPort, type MacPort, type PollPort, Ready, type TunPort, type UdpPort } from "./ports.ts";
+import { PacketQueues, QUEUE_MAX_PACKETS, QUEUE_MIN_PACKETS } from "./queues.ts";
+import { RouteTable } from "./routes.ts";
+import { Counter, PeerField, type PlaneStats, Stage } from "./stats.ts";
+
+const CALLS_PER_TURN = 16;
+const QUEUE_BUDGET = 256;
+const KEEPALIVE_AFTER_MS = 10_000;
+const SILENT_AFTER_MS = 5_000;
+const SILENT_AGAIN_MS = 5_000;
+const NEED_SESSION_AGAIN_MS = 500;
+const WAITING_MAX_MS = 10_000;
+const HOUSEKEEPING_MS = 100;
+const MAX_ROUTES = 8_192;
+const SEND_BUFFER_MIN_BYTES = 96 * 1024;
+const SEND_BUFFER_MAX_BYTES = 4 << 20;
+const SEND_BUFFER_MS = 10;
+const EMSGSIZE = 90;
+const PING_SLOTS = 64;
+
+export interface EngineDeps {
+  readonly slab: Slab;
+  readonly tun: TunPort | undefined;
+  readonly udp: UdpPort;
+  readonly poll: PollPort;
+  readonly aead: AeadPort;
+  readonly mac: MacPort;
+  readonly random: Random;
+  readonly stats: PlaneStats;
+  /** Monotonic milliseconds, fractional; read once or twice a turn. */
+  readonly clock: () => number;
+  /** Takes an event for the control thread. @returns false when its ring is full (counted here) */
+  readonly emit: (event: PlaneEvent) => boolean;
+  /** How full the ring to the control thread is, 0–1. */
+  readonly eventLoad: () => number;
+  /** The next command, if one waits. */
+  readonly nextCommand: () => Command | undefined;
+  /** Announces that the worker is about to sleep. @returns false when a command came in meanwhile, so it must not */
+  readonly park: () => boolean;
+  readonly unpark: () => void;
+}
+
+export interface EngineOptions {
+  readonly maxPeers: number;
+  /** X25519 public key of this node, 32 bytes. */
+  readonly staticKey: Uint8Array;
+  readonly settings: PlaneSettings;
+  readonly hasUdp4: boolean;
+  readonly hasUdp6: boolean;
+}
+
+export class Engine {
+  readonly stats: PlaneStats;
+  readonly outbound: Outbound;
+  readonly inbound: Inbound;
+  readonly epochs: EpochTable;
+  /** Set by the stop command; the owner leaves its loop. */
+  stopped = false;
+
+  readonly #deps: EngineDeps;
+  readonly #options: EngineOptions;
+  readonly #u8: Uint8Array;
+  readonly #view: DataView;
+  readonly #peers: (PeerState | undefined)[];
+  readonly #routes = new RouteTable(MAX_ROUTES);
+  readonly #local = new RouteTable(MAX_ROUTES);
+  readonly #queues: PacketQueues;
+  readonly #coalescer: Coalescer | undefined;
+  readonly #icmp: IcmpErrors;
+  readonly #gate: HandshakeGate;
+  readonly #fragmenter: Fragmenter;
+  readonly #candidates = new Map<number, readonly EndpointBytes[]>();
+  /** Where an epoch's handshake answer went: its first authenticated packet from there proves the address. */
+  readonly #expected = new Map<number, EndpointBytes>();
+  readonly #deadlines: Float64Array;
+  readonly #scratchName: number;
+  readonly #scratch: number;
+  readonly #pingToken = new Float64Array(PING_SLOTS);
+  readonly #pingId = new Float64Array(PING_SLOTS);
+  readonly #pingPeer = new Int32Array(PING_SLOTS).fill(-1);
+  #pingNext = 0;
+  #settings: PlaneSettings;
+  #nowMs: number;
+  #nextDeadlineMs = 0;
+  #nextHousekeepingMs = 0;
+  #moreUdp4 = false;
+  #moreUdp6 = false;
+  #moreTun = false;
+  /** Bytes handed to the kernel when the send-buffer rate was last measured. */
+  #rateBytes = 0;
+  #rateAtMs = 0;
+  #rateBps = 0;
+  #sendBufferBytes = 0;
+
+  constructor(deps: EngineDeps, options: EngineOptions) {
+    this.#deps = deps;
+    this.#options = options;
+    this.#settings = options.settings;
+    this.#u8 = deps.slab.u8;
+    this.#view = deps.slab.view;
+    this.stats = deps.stats;
+    this.#nowMs = deps.clock();
+    this.#peers = new Array<PeerState | undefined>(options.maxPeers).fill(undefined);
+    this.#deadlines = new Float64Array(options.maxPeers).fill(Infinity);
+    const maxPacketBytes = Math.max(2_044, options.settings.underlayMtuBytes);
+    this.#queues = new PacketQueues(deps.slab, deps.stats, maxPacketBytes);
+    this.epochs = new EpochTable(deps.aead, { maxPeers: options.maxPeers });
+    this.#icmp = new IcmpErrors(deps.slab, deps.tun, deps.stats);
+    this.#scratchName = deps.slab.allocate(NAME_BYTES);
+    this.#scratch = deps.slab.allocate(16_384);
+    this.outbound = new Outbound({
+      slab: deps.slab,
+      tun: deps.tun,
+      udp: deps.udp,
+      aead: deps.aead,
+      stats: deps.stats,
+      queues: this.#queues,
+      routes: this.#routes,
+      peers: this.#peers,
+      needSession: (peer) => this.#needSession(peer),
+      epochs: this.epochs,
+      wantRekey: (peer, epoch) => this.#emit({ kind: "wantRekey", peer: peer.slot, epochId: epoch.epochId }),
+      icmpError: (reason, ip, bytes, mtuBytes) => this.#icmp.send(this.#nowMs, reason, ip, bytes, mtuBytes),
+      tooBig: (peer, datagramBytes) => {
+        peer.paths.tooBig(this.#nowMs, datagramBytes);
+        this.#pathChanged(peer);
+      },
+      sendFragments: (peer, offset, bytes, flags) => this.#sendFragments(peer, InnerKind.IP, flags, 0, offset, bytes),
+    });
+    this.#coalescer =
+      deps.tun === undefined
+        ? undefined
+        : new Coalescer(
+            {
+              u8: this.#u8,
+              view: this.#view,
+              tun: deps.tun,
+              stats: deps.stats,
+              waitWritable: () => void deps.poll.wait(Ready.TUN_WRITABLE, 5),
+            },
+            { tcp: false, udp: false },
+          );
+    this.inbound = new Inbound({
+      slab: deps.slab,
+      udp: deps.udp,
+      aead: deps.aead,
+      stats: deps.stats,
+      epochs: this.epochs,
+      routes: this.#routes,
+      local: this.#local,
+      peers: this.#peers,
+      coalescer: this.#coalescer,
+      handshake: (offset, bytes, name) => this.#handshake(offset, bytes, name),
+      inner: (peer, epoch, kind, flags, aux, payload, bytes, name, datagramBytes) =>
+        this.#inner(peer, epoch, kind, flags, aux, payload, bytes, name, datagramBytes),
+      proof: (peer, epoch) => this.#proof(peer, epoch),
+      arrived: (peer) => this.#arrived(peer),
+    });
+    this.#fragmenter = new Fragmenter(deps.slab);
+    this.#gate = new HandshakeGate(
+      { slab: deps.slab, mac: deps.mac, random: deps.random },
+      { staticKey: options.staticKey },
+    );
+    this.#applySettings(options.settings);
+  }
+
+  get nowMs(): number {
+    return this.#nowMs;
+  }
+
+  /** One turn; sleeps at most until the next deadline, 1 s at the longest. */
+  turn(): void {
+    const { poll, tun } = this.#deps;
+    const outbound = this.outbound;
+    this.stats.add(Counter.turns, 1);
+    let interest = Ready.WAKE | Ready.NETLINK;
+    if (this.#options.hasUdp4) interest |= Ready.UDP4 | Ready.UDP4_ERROR;
+    if (this.#options.hasUdp6) interest |= Ready.UDP6 | Ready.UDP6_ERROR;
+    if (tun !== undefined) interest |= Ready.TUN;
+    if (this.#waitsWritable(4)) interest |= Ready.UDP4_WRITABLE;
+    if (this.#waitsWritable(6)) interest |= Ready.UDP6_WRITABLE;
+    let timeoutMs = 0;
+    const busy = this.#moreUdp4 || this.#moreUdp6 || this.#moreTun || outbound.hasRunnableBacklog;
+    if (!busy) {
+      const due = Math.min(this.#nextDeadlineMs, this.#nextHousekeepingMs, outbound.pauseEndMs);
+      timeoutMs = Math.max(0, due - this.#nowMs);
+      if (timeoutMs > 0 && !this.#deps.park()) timeoutMs = 0;
+    }
+    this.stats.add(Counter.polls, 1);
+    const ready = poll.wait(interest, timeoutMs);
+    const startMs = this.#deps.clock();
+    this.#tick(startMs);
+    if ((ready & Ready.WAKE) !== 0) poll.clearWake();
+    if (timeoutMs > 0) this.#deps.unpark();
+    for (let i = 0; i < 64; i++) {
+      const command = this.#deps.nextCommand();
+      if (command === undefined) break;
+      this.#command(command);
+      if (this.stopped) return;
+    }
+    if ((ready & Ready.NETLINK) !== 0 && poll.drainNetlink()) this.#addressesChanged();
+    if ((ready & Ready.UDP4_ERROR) !== 0) this.#drainErrors(4);
+    if ((ready & Ready.UDP6_ERROR) !== 0) this.#drainErrors(6);
+    let received = false;
+    if ((ready & Ready.UDP4) !== 0 || this.#moreUdp4) {
+      this.#moreUdp4 = this.inbound.drain(4, CALLS_PER_TURN);
+      received = true;
+    }
+    if ((ready & Ready.UDP6) !== 0 || this.#moreUdp6) {
+      this.#moreUdp6 = this.inbound.drain(6, CALLS_PER_TURN);
+      received = true;
+    }
+    if (received) {
+      const nowMs = this.#deps.clock();
+      this.stats.record(Stage.UDP_TO_TUN, nowMs - this.#nowMs);
+      this.#tick(nowMs);
+    }
+    if ((ready & Ready.TUN) !== 0 || this.#moreTun) {
+      this.#moreTun = outbound.drainTun(CALLS_PER_TURN) === CALLS_PER_TURN;
+    }
+    outbound.service((ready & Ready.UDP4_WRITABLE) !== 0, (ready & Ready.UDP6_WRITABLE) !== 0, QUEUE_BUDGET);
+    if (this.#nowMs >= this.#nextDeadlineMs) this.#deadlinesPassed();
+    if (this.#nowMs >= this.#nextHousekeepingMs) this.#housekeeping();
+  }
+
+  /** Zeroises all keys; nothing may be called afterwards. */
+  close(): void {
+    for (const peer of this.#peers) if (peer !== undefined) this.#removePeer(peer.slot);
+    this.epochs.close();
+    this.#gate.destroy();
+  }
+
+  #waitsWritable(family: 4 | 6): boolean {
+    const batch = family === 4 ? this.outbound.batch4 : this.outbound.batch6;
+    return (batch.blocked && batch.pausedUntilMs === 0) || (this.outbound.hasControlWaiting && !batch.blocked);
+  }
+
+  #tick(nowMs: number): void {
+    this.#nowMs = nowMs;
+    this.outbound.nowMs = nowMs;
+    this.inbound.nowMs = nowMs;
+    this.stats.clockMs = nowMs;
+  }
+
+  #emit(event: PlaneEvent): void {
+    if (!this.#deps.emit(event)) this.stats.add(Counter.eventsRefused, 1);
+  }
+
+  // ── commands ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  #command(command: Command): void {
+    switch (command.kind) {
+      case "peer":
+        this.#setPeer(command.peer, command.nodeId);
+        return;
+      case "peerRemove":
+        this.#removePeer(command.peer);
+        return;
+      case "routes":
+        this.#routes.load(command.routes);
+        this.#routesChanged();
+        return;
+      case "local":
+        this.#local.load(command.prefixes.map(({ prefix, prefixBits }) => ({ prefix, prefixBits, peer: 0 })));
+        for (const { prefix, prefixBits } of command.prefixes) {
+          if (prefixBits === 128) this.#icmp.setOwnAddress(prefix, isIPv4Mapped(prefix));
+        }
+        this.#routesChanged();
+        return;
+      case "install": {
+        const peer = this.#peers[command.peer];
+        if (peer === undefined) return;
+        this.epochs.install(this.#nowMs, command.peer, command.epoch);
+        this.#schedule(command.peer, this.epochs.nextTimeout(command.peer));
+        peer.paths.setRemoteMtu(this.#nowMs, command.epoch.remoteMtuBytes);
+        if (command.endpoint !== undefined) {
+          // the initiator's address pair was proven by the response; the responder's is by the first packet that comes from it
+          if (command.epoch.initiator) this.#confirm(peer, command.endpoint);
+          else this.#expected.set(command.epoch.epochId, command.endpoint);
+        }
+        this.inbound.forget();
+        return;
+      }
+      case "activate": {
+        const peer = this.#peers[command.peer];
+        const epoch = this.epochs.activate(command.peer, command.epochId);
+        if (peer !== undefined && epoch !== undefined) this.#activate(peer, epoch);
+        return;
+      }
+      case "retire":
+        this.epochs.retire(this.#nowMs, command.peer, command.epochId, command.afterMs);
+        this.inbound.forget();
+        this.#schedule(command.peer, this.epochs.nextTimeout(command.peer));
+        this.#expected.delete(command.epochId);
+        return;
+      case "inner":
+        this.#sendInnerCommand(command.peer, command.epochId, command.innerKind, command.flags, command.aux, command.payload);
+        return;
+      case "transmit":
+        this.#transmit(command.peer, command.to, command.datagram);
+        return;
+      case "candidates": {
+        const peer = this.#peers[command.peer];
+        this.#candidates.set(command.peer, command.endpoints);
+        if (peer !== undefined) {
+          peer.paths.setCandidates(this.#nowMs, command.endpoints);
+          this.#schedulePaths(peer);
+        }
+        return;
+      }
+      case "ping":
+        this.#ping(command.peer, command.token);
+        return;
+      case "settings":
+        this.#applySettings(command.settings);
+        return;
+      case "stop":
+        this.stopped = true;
+        return;
+    }
+  }
+
+  #setPeer(slot: number, nodeId: Uint8Array): void {
+    if (slot >= this.#peers.length) return;
+    if (this.#peers[slot] !== undefined) this.#removePeer(slot);
+    const paths = new PeerPaths(
+      { slab: this.#deps.slab, random: this.#deps.random },
+      { localMtuBytes: this.#settings.underlayMtuBytes },
+    );
+    const peer = new PeerState(slot, nodeId, paths, this.stats.peerRow(slot));
+    this.stats.clearPeer(slot);
+    this.stats.cells[peer.row + PeerField.rttMs] = -1;
+    this.#peers[slot] = peer;
+    const candidates = this.#candidates.get(slot);
+    if (candidates !== undefined) paths.setCandidates(this.#nowMs, candidates);
+  }
+
+  #removePeer(slot: number): void {
+    const peer = this.#peers[slot];
+    if (peer === undefined) return;
+    this.outbound.removePeer(peer);
+    this.epochs.removePeer(slot);
+    peer.paths.close();
+    this.#fragmenter.forget(slot);
+    this.#peers[slot] = undefined;
+    this.#candidates.delete(slot);
+    this.#deadlines[slot] = Infinity;
+    this.stats.clearPeer(slot);
+    this.inbound.forget();
+  }
+
+  #routesChanged(): void {
+    this.outbound.forgetRoutes();
+    this.inbound.forget();
+    for (const peer of this.#peers) if (peer !== undefined) peer.checkedSource4 = 0;
+  }
+
+  #activate(peer: PeerState, epoch: Epoch): void {
+    peer.sendEpoch = epoch;
+    const cells = this.stats.cells;
+    cells[peer.row + PeerField.epochStartedMs] = epoch.installedAtMs;
+    cells[peer.row + PeerField.cipher] = epoch.cipher;
+    cells[peer.row + PeerField.hybrid] = epoch.hybrid ? 1 : 0;
+    cells[peer.row + PeerField.established] = 1;
+    this.inbound.forget();
+    this.outbound.released(peer);
+    this.#arrived(peer);
+  }
+
+  #applySettings(settings: PlaneSettings): void {
+    this.#settings = settings;
+    this.outbound.gso = settings.gso;
+    this.#deps.udp.setGro(settings.gro);
+    if (this.#coalescer !== undefined) {
+      const offloads = this.#deps.tun?.offloads ?? 0;
+      this.#coalescer.tcp = settings.tso && (offloads & 2) !== 0;
+      this.#coalescer.udp = settings.tso && (offloads & 0x20) !== 0;
+    }
+    for (const peer of this.#peers) peer?.paths.setLocalMtu(this.#nowMs, settings.underlayMtuBytes);
+  }
+
+  // ── sending our own messages ─────────────────────────────────────────────────────────────────────────────────────────
+
+  #writeName(endpoint: EndpointBytes, offset: number): number {
+    const u8 = this.#u8;
+    u8.fill(0, offset, offset + NAME_BYTES);
+    u8.set(endpoint.subarray(0, 16), offset + NAME_REMOTE);
+    this.#view.setUint16(offset + NAME_PORT, (endpoint[16] as number) | ((endpoint[17] as number) << 8), true);
+    u8[offset + NAME_FAMILY] = isIPv4Mapped(endpoint) ? 4 : 6;
+    return offset;
+  }
+
+  #readName(name: number): EndpointBytes {
+    const out = new Uint8Array(ENDPOINT_BYTES);
+    out.set(this.#u8.subarray(name + NAME_REMOTE, name + NAME_REMOTE + 16));
+    const port = this.#view.getUint16(name + NAME_PORT, true);
+    out[16] = port & 255;
+    out[17] = port >>> 8;
+    return out;
+  }
+
+  #transmit(slot: number, to: EndpointBytes | undefined, datagram: Uint8Array): void {
+    if (datagram.length > 2_048) return;
+    this.#u8.set(datagram, this.#scratch);
+    this.#gate.noteSent(this.#scratch, datagram.length);
+    if (to !== undefined) {
+      this.outbound.sendRaw(this.#scratch, datagram.length, this.#writeName(to, this.#scratchName));
+      return;
+    }
+    const peer = this.#peers[slot];
+    if (peer !== undefined && peer.paths.active >= 0) {
+      this.outbound.sendRaw(this.#scratch, datagram.length, peer.paths.activeName());
+    }
+    for (const endpoint of this.#candidates.get(slot) ?? []) {
+      this.outbound.sendRaw(this.#scratch, datagram.length, this.#writeName(endpoint, this.#scratchName));
+    }
+  }
+
+  #sendInnerCommand(slot: number, epochId: number, kind: number, flags: number, aux: number, payload: Uint8Array): void {
+    const peer = this.#peers[slot];
+    const epoch = peer === undefined ? undefined : epochId === 0 ? peer.sendEpoch : this.epochs.byId(slot, epochId);
+    if (peer === undefined || epoch === undefined || payload.length > 9_000) {
+      this.stats.dropTx(Drop.NO_SESSION, 0);
+      this.stats.add(Counter.sendErrors, 1);
+      return;
+    }
+    this.#u8.set(payload, this.#scratch);
+    if (peer.paths.active < 0) {
+      this.stats.add(Counter.sendErrors, 1);
+      return;
+    }
+    if (payload.length > peer.maxPacketBytes) this.#sendFragments(peer, kind, flags, aux, this.#scratch, payload.length, epoch);
+    else this.outbound.sendInner(epoch, peer.paths.activeName(), kind, flags, aux, this.#scratch, payload.length);
+    peer.lastSentMs = this.#nowMs;
+  }
+
+  #sendFragments(
+    peer: PeerState,
+    kind: number,
+    flags: number,
+    aux: number,
+    offset: number,
+    bytes: number,
+    epoch: Epoch | undefined = peer.sendEpoch,
+  ): void {
+    if (epoch === undefined || peer.paths.active < 0) return;
+    const fragmenter = this.#fragmenter;
+    const parts = fragmenter.split(peer.nextFragmentId++ >>> 0, kind, flags, offset, bytes, peer.maxPacketBytes);
+    if (parts === 0) {
+      this.stats.dropTx(Drop.TOO_BIG, kind === InnerKind.IP ? 1 : 0);
+      return;
+    }
+    let sent = true;
+    for (let i = 0; i < parts; i++) {
+      const at = fragmenter.partOffset[i] as number;
+      const length = fragmenter.partBytes[i] as number;
+      const name = peer.paths.activeName();
+      sent = this.outbound.sendInner(epoch, name, InnerKind.FRAGMENT, 0, aux, at, length) && sent;
+      this.stats.add(Counter.fragmentsSent, 1);
+    }
+    if (kind !== InnerKind.IP) return;
+    if (sent) this.stats.add(Counter.txPackets, 1);
+    else this.stats.dropTx(Drop.UDP_SEND, 1);
+  }
+
+  /** Probes, acks and reports that the paths of a peer want sent. */
+  #emitPath(peer: PeerState, kind: number, name: number, payload: number, bytes: number): boolean {
+    const epoch = peer.sendEpoch ?? this.epochs.newest(peer.slot);
+    if (epoch === undefined) return false;
+    return this.outbound.sendInner(epoch, name, kind, 0, 0, payload, bytes);
+  }
+
+  #ping(slot: number, token: number): void {
+    const peer = this.#peers[slot];
+    if (peer === undefined) return;
+    if (peer.sendEpoch === undefined) {
+      this.#needSession(peer);
+      return;
+    }
+    const id = peer.paths.ping(this.#nowMs, this.#sinkOf(peer));
+    if (id < 0) return;
+    const at = this.#pingNext;
+    this.#pingNext = (at + 1) % PING_SLOTS;
+    this.#pingToken[at] = token;
+    this.#pingId[at] = id;
+    this.#pingPeer[at] = slot;
+    peer.unansweredReceiveMs = -1;
+  }
+
+  // ── what comes in ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  #handshake(offset: number, bytes: number, name: number): void {
+    const stats = this.stats;
+    const kind = classify(this.#u8[offset] as number);
+    if (kind !== DatagramClass.HANDSHAKE) {
+      stats.dropRx(Drop.BAD_TYPE, 1);
+      return;
+    }
+    this.#gate.setLoad(this.#nowMs, this.#deps.eventLoad());
+    const reason = this.#gate.judge(this.#nowMs, offset, bytes, name);
+    if (this.#gate.replyBytes > 0) {
+      this.outbound.sendRaw(this.#gate.replyOffset, this.#gate.replyBytes, name);
+      stats.add(Counter.cookieReplies, 1);
+    }
+    if (reason !== Drop.NONE) {
+      stats.dropRx(reason, 1);
+      return;
+    }
+    const datagram = this.#u8.slice(offset, offset + bytes);
+    if (this.#deps.emit({ kind: "handshake", from: this.#readName(name), datagram })) stats.add(Counter.rxInternal, 1);
+    else stats.dropRx(Drop.CONTROL_FULL, 1);
+  }
+
+  #inner(
+    peer: PeerState,
+    epoch: Epoch,
+    kind: number,
+    flags: number,
+    aux: number,
+    payload: number,
+    bytes: number,
+    name: number,
+    datagramBytes: number,
+  ): void {
+    const stats = this.stats;
+    let reason: number = Drop.NONE;
+    switch (kind) {
+      case InnerKind.PROBE:
+        reason = peer.paths.handleProbe(this.#nowMs, name, payload, bytes, datagramBytes, this.#sinkOf(peer));
+        break;
+      case InnerKind.PROBE_ACK:
+        reason = peer.paths.handleProbeAck(this.#nowMs, name, payload, bytes, this.#sinkOf(peer));
+        if (reason === Drop.NONE) this.#pong(peer);
+        break;
+      case InnerKind.REPORT:
+        reason = peer.paths.handleReport(this.#nowMs, name, payload, bytes, this.#sinkOf(peer));
+        break;
+      case InnerKind.FRAGMENT: {
+        stats.add(Counter.fragmentsReceived, 1);
+        const whole = this.#fragmenter.add(this.#nowMs, peer.slot, payload, bytes);
+        if (whole > 0) return this.#reassembled(peer, epoch, whole, aux, name, datagramBytes);
+        reason = -whole;
+        break;
+      }
+      case InnerKind.CONTROL:
+      case InnerKind.STREAM:
+      case InnerKind.RATCHET: {
+        const event: PlaneEvent = {
+          kind: "inner",
+          peer: peer.slot,
+          epochId: epoch.epochId,
+          innerKind: kind,
+          flags,
+          aux,
+          payload: this.#u8.slice(payload, payload + bytes),
+        };
+        if (!this.#deps.emit(event)) reason = Drop.CONTROL_FULL;
+        break;
+      }
+      default:
+        reason = Drop.BAD_INNER;
+    }
+    if (reason === Drop.NONE) stats.add(Counter.rxInternal, 1);
+    else stats.dropRx(reason, 1);
+    this.#pathChanged(peer);
+  }
+
+  /** The datagram that completed a message counts as what the message is. */
+  #reassembled(peer: PeerState, epoch: Epoch, bytes: number, aux: number, name: number, datagramBytes: number): void {
+    const at = this.#fragmenter.wholeOffset;
+    const kind = this.#fragmenter.wholeKind;
+    const flags = this.#fragmenter.wholeFlags;
+    if (kind !== InnerKind.IP) {
+      this.#inner(peer, epoch, kind, flags, aux, at, bytes, name, datagramBytes);
+      return;
+    }
+    this.inbound.userPacket(peer, epoch, at, bytes, flags);
+    this.#coalescer?.flush();
+  }
+
+  #proof(peer: PeerState, epoch: Epoch): void {
+    const expected = this.#expected.get(epoch.epochId);
+    if (expected !== undefined) {
+      this.#expected.delete(epoch.epochId);
+      peer.paths.confirmIfSeen(this.#nowMs, this.#writeName(expected, this.#scratchName));
+    }
+    this.#emit({ kind: "proof", peer: peer.slot, epochId: epoch.epochId });
+    this.#pathChanged(peer);
+  }
+
+  #confirm(peer: PeerState, endpoint: EndpointBytes): void {
+    peer.paths.confirm(this.#nowMs, this.#writeName(endpoint, this.#scratchName));
+    this.#pathChanged(peer);
+    this.outbound.released(peer);
+  }
+
+  /** Called after packets of a peer were accepted: paths may want to answer, timers may have moved. */
+  #arrived(peer: PeerState): void {
+    if (peer.paths.active !== peer.toldPath) this.#pathChanged(peer);
+    this.#schedulePaths(peer);
+    if (peer.unansweredReceiveMs >= 0) this.#schedule(peer.slot, peer.unansweredReceiveMs + KEEPALIVE_AFTER_MS);
+  }
+
+  #pong(peer: PeerState): void {
+    const paths = peer.paths;
+    for (let i = 0; i < PING_SLOTS; i++) {
+      if (this.#pingPeer[i] !== peer.slot || this.#pingId[i] !== paths.lastAckId) continue;
+      this.#pingPeer[i] = -1;
+      this.#emit({
+        kind: "pong",
+        peer: peer.slot,
+        token: this.#pingToken[i] as number,
+        rttMs: paths.lastAckRttMs,
+        endpoint: this.#readName(paths.nameOf(paths.lastAckPath)),
+      });
+    }
+  }
+
+  /** Publishes the active path where it, its MTU or its figures changed. */
+  #pathChanged(peer: PeerState): void {
+    const paths = peer.paths;
+    const active = paths.active;
+    const cells = this.stats.cells;
+    const mtuBytes = active >= 0 ? paths.mtuBytes : 0;
+    cells[peer.row + PeerField.rttMs] = active >= 0 ? paths.rttMs : -1;
+    cells[peer.row + PeerField.lossRatio] = active >= 0 ? paths.lossRatio : 0;
+    cells[peer.row + PeerField.mtuBytes] = mtuBytes;
+    cells[peer.row + PeerField.rateBps] = paths.rateBps;
+    this.#adaptBurst(peer);
+    if (active === peer.toldPath && mtuBytes === peer.toldMtuBytes && !paths.takeActiveChanged()) return;
+    const hadNone = peer.toldPath < 0;
+    peer.toldPath = active;
+    peer.toldMtuBytes = mtuBytes;
+    if (active >= 0) {
+      const outer = this.#u8[paths.activeName() + NAME_FAMILY] === 6 ? OUTER_IPV6_BYTES : OUTER_IPV4_BYTES;
+      peer.maxPacketBytes = mtuBytes - outer - DATA_OVERHEAD_BYTES;
+      if (hadNone) this.outbound.released(peer);
+    }
+    this.#emit({
+      kind: "path",
+      peer: peer.slot,
+      endpoint: active >= 0 ? this.#readName(paths.activeName()) : undefined,
+      mtuBytes,
+    });
+    const observed = paths.takeObserved();
+    if (observed !== undefined) this.#emit({ kind: "observed", peer: peer.slot, endpoint: observed });
+  }
+
+  /** One burst is at most 1 ms at the path's measured rate; queue limit and CoDel interval follow the path's bandwidth-delay product. */
+  #adaptBurst(peer: PeerState): void {
+    const paths = peer.paths;
+    const rateBytesPerMs = paths.rateBps / 8_000;
+    const datagramBytes = peer.maxPacketBytes + DATA_OVERHEAD_BYTES;
+    if (rateBytesPerMs <= 0) {
+      peer.burstSegments = 64;
+      return;
+    }
+    // measured delivery may be the application's rate, not the path's: leave room to grow
+    peer.burstSegments = Math.max(2, Math.min(64, Math.ceil((rateBytesPerMs * 1.25) / datagramBytes)));
+    const rttMs = paths.rttMs > 0 ? paths.rttMs : 1;
+    const product = (rateBytesPerMs * Math.max(rttMs, 100)) / datagramBytes;
+    peer.queue.limitPackets = Math.max(QUEUE_MIN_PACKETS, Math.min(QUEUE_MAX_PACKETS, Math.ceil(product)));
+    peer.queue.intervalMs = Math.max(100, rttMs * 1.25);
+  }
+
+  // ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  #schedule(slot: number, atMs: number): void {
+    if (atMs < (this.#deadlines[slot] as number)) {
+      this.#deadlines[slot] = atMs;
+      if (atMs < this.#nextDeadlineMs) this.#nextDeadlineMs = atMs;
+    }
+  }
+
+  #schedulePaths(peer: PeerState): void {
+    this.#schedule(peer.slot, peer.paths.nextTimeoutMs);
+  }
+
+  #deadlinesPassed(): void {
+    const deadlines = this.#deadlines;
+    const nowMs = this.#nowMs;
+    let next = Infinity;
+    for (let slot = 0; slot < deadlines.length; slot++) {
+      if ((deadlines[slot] as number) <= nowMs) this.#peerTimers(slot);
+      const at = deadlines[slot] as number;
+      if (at < next) next = at;
+    }
+    this.#nextDeadlineMs = next;
+  }
+
+  #peerTimers(slot: number): void {
+    this.#deadlines[slot] = Infinity;
+    const peer = this.#peers[slot];
+    if (peer === undefined) return;
+    const nowMs = this.#nowMs;
+    peer.paths.handleTimeout(nowMs, this.#sinkOf(peer));
+    this.#pathChanged(peer);
+    let next = Math.min(peer.paths.nextTimeoutMs, this.epochs.handleTimeout(nowMs, slot));
+    if (peer.sendEpoch !== undefined && !peer.sendEpoch.live) {
+      peer.sendEpoch = undefined;
+      this.stats.cells[peer.row + PeerField.established] = 0;
+    }
+    this.inbound.forget();
+    if (peer.unansweredReceiveMs >= 0) {
+      const at = peer.unansweredReceiveMs + KEEPALIVE_AFTER_MS;
+      if (at > nowMs) next = Math.min(next, at);
+      else {
+        peer.unansweredReceiveMs = -1;
+        this.#emitPath(peer, InnerKind.KEEPALIVE, peer.paths.activeName(), this.#scratch, 0);
+        peer.lastSentMs = nowMs;
+      }
+    }
+    if (peer.unansweredSendMs >= 0) {
+      const at = Math.max(peer.unansweredSendMs + SILENT_AFTER_MS, peer.silentMs + SILENT_AGAIN_MS);
+      if (at > nowMs) next = Math.min(next, at);
+      else {
+        peer.silentMs = nowMs;
+        next = Math.min(next, nowMs + SILENT_AGAIN_MS);
+        this.#emit({ kind: "silent", peer: slot });
+      }
+    }
+    if (peer.sendEpoch === undefined && peer.queue.packets > 0) {
+      this.#queues.expire(peer.queue, nowMs - WAITING_MAX_MS);
+      this.stats.cells[peer.row + PeerField.queued] = peer.queue.packets;
+      if (peer.queue.packets > 0) {
+        this.#needSession(peer);
+        next = Math.min(next, nowMs + 1_000);
+      }
+    }
+    this.#schedule(slot, next);
+  }
+
+  #housekeeping(): void {
+    const nowMs = this.#nowMs;
+    const stats = this.stats;
+    this.#nextHousekeepingMs = nowMs + HOUSEKEEPING_MS;
+    const overflowed = this.#deps.udp.overflowed;
+    stats.set(Counter.receiveOverflow, (overflowed[0] as number) + (overflowed[1] as number));
+    this.#fragmenter.expire(nowMs);
+    this.#adaptSendBuffer(nowMs);
+    if (this.#anySending()) return;
+    // nothing moved: sleep longer until something does
+    this.#nextHousekeepingMs = nowMs + 1_000;
+  }
+
+  #lastTurnBytes = 0;
+  #anySending(): boolean {
+    const bytes = this.stats.get(Counter.udpTxBytes) + this.stats.get(Counter.udpRxBytes);
+    const moved = bytes !== this.#lastTurnBytes;
+    this.#lastTurnBytes = bytes;
+    return moved;
+  }
+
+  /**
+   * The send buffer holds about 10 ms of what this socket really gets rid of, so that a full qdisc pushes back (EAGAIN) instead of
+   * dropping. While nothing pushes back the rate only rises.
+   */
+  #adaptSendBuffer(nowMs: number): void {
+    const bytes = this.stats.get(Counter.udpTxBytes);
+    const elapsedMs = nowMs - this.#rateAtMs;
+    if (elapsedMs < 50) return;
+    const bps = ((bytes - this.#rateBytes) * 8_000) / elapsedMs;
+    this.#rateBytes = bytes;
+    this.#rateAtMs = nowMs;
+    let delivered = 0;
+    for (const peer of this.#peers) if (peer !== undefined) delivered += peer.paths.rateBps;
+    const blocked = this.outbound.isBlocked(4) || this.outbound.isBlocked(6);
+    if (blocked) this.#rateBps = this.#rateBps === 0 ? bps : this.#rateBps * 0.7 + bps * 0.3;
+    else this.#rateBps = Math.max(bps, delivered, this.#rateBps * 0.98);
+    const wanted = Math.max(SEND_BUFFER_MIN_BYTES, Math.min(SEND_BUFFER_MAX_BYTES, (this.#rateBps / 8_000) * SEND_BUFFER_MS));
+    if (Math.abs(wanted - this.#sendBufferBytes) < this.#sendBufferBytes * 0.25) return;
+    this.#sendBufferBytes = wanted;
+    if (this.#options.hasUdp4) this.#deps.udp.setSendBuffer(4, Math.ceil(wanted / 2));
+    if (this.#options.hasUdp6) this.#deps.udp.setSendBuffer(6, Math.ceil(wanted / 2));
+  }
+
+  #needSession(peer: PeerState): void {
+    if (this.#nowMs - peer.needSessionMs < NEED_SESSION_AGAIN_MS) return;
+    peer.needSessionMs = this.#nowMs;
+    this.#emit({ kind: "needSession", peer: peer.slot });
+    this.#schedule(peer.slot, this.#nowMs + 1_000);
+  }
+
+  #addressesChanged(): void {
+    for (const peer of this.#peers) {
+      if (peer === undefined) continue;
+      peer.paths.addressesChanged(this.#nowMs);
+      this.#schedulePaths(peer);
+    }
+    this.#emit({ kind: "netlink" });
+  }
+
+  #drainErrors(family: 4 | 6): void {
+    const udp = this.#deps.udp;
+    for (let i = 0; i < 64 && udp.takeError(family) > 0; i++) {
+      this.stats.add(Counter.socketErrors, 1);
+      if (udp.error.errno !== EMSGSIZE || udp.error.info < 576) continue;
+      for (const peer of this.#peers) {
+        if (peer === undefined || !peer.paths.mtuError(this.#nowMs, udp.error.name, udp.error.info)) continue;
+        this.#pathChanged(peer);
+        this.#schedulePaths(peer);
+      }
+    }
+  }
+
+  /** PeerPaths writes through this; one object for all peers, aimed before each call. */
+  #sinkPeer: PeerState | undefined = undefined;
+  readonly #sink = {
+    emit: (kind: number, name: number, payload: number, bytes: number): boolean =>
+      this.#sinkPeer === undefined ? false : this.#emitPath(this.#sinkPeer, kind, name, payload, bytes),
+  };
+  #sinkOf(peer: PeerState): { readonly emit: (kind: number, name: number, payload: number, bytes: number) => boolean } {
+    this.#sinkPeer = peer;
+    return this.#sink;
+  }
+}

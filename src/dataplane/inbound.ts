@@ -1,0 +1,324 @@
+/**
+ * Peers to TUN: receive trains of datagrams, open, check, merge, write.
+ *
+ * Stages and owners: the UDP port owns the receive buffers until its next receive(); packets are opened in place and stay there until the
+ * coalescer has written them, so the coalescer is flushed before each receive. Ordering: as received. Before authentication
+ * a datagram costs a type check, one index lookup, the replay check and the AEAD; handshakes go through the gate. When full: the TUN's
+ * back-pressure pauses receiving; the ring to the control thread refuses and counts.
+ */
+import { Drop } from "../base/drop.ts";
+import { NAME_ECN } from "../base/name.ts";
+import type { Slab } from "../base/slab.ts";
+import type { Epoch, EpochTable } from "../session/epochs.ts";
+import type { Coalescer } from "./coalesce.ts";
+import {
+  DATA_HEADER_BYTES,
+  DATA_MIN_BYTES,
+  DATA_TYPE,
+  INNER_FLAG_PARTIAL_CHECKSUM,
+  INNER_HEADER_BYTES,
+  InnerKind,
+  TAG_BYTES,
+} from "../wire/data.ts";
+import type { PeerState } from "./peer.ts";
+import type { AeadPort, UdpPort } from "./ports.ts";
+import type { RouteTable } from "./routes.ts";
+import { Counter, PeerField, type PlaneStats } from "./stats.ts";
+
+const TCP = 6;
+const UDP = 17;
+const EAGAIN = -11;
+
+export interface InboundDeps {
+  readonly slab: Slab;
+  readonly udp: UdpPort;
+  readonly aead: AeadPort;
+  readonly stats: PlaneStats;
+  readonly epochs: EpochTable;
+  /** Who owns a source address. */
+  readonly routes: RouteTable;
+  /** What this node delivers to its own kernel. */
+  readonly local: RouteTable;
+  readonly peers: readonly (PeerState | undefined)[];
+  /** undefined on an agent node: user packets are dropped as NOT_FOR_US. */
+  readonly coalescer: Coalescer | undefined;
+  /** A handshake or STUN-like datagram; judged by the gate. */
+  readonly handshake: (offset: number, bytes: number, name: number) => void;
+  /** An authenticated inner message other than IP and keepalive. */
+  readonly inner: (peer: PeerState, epoch: Epoch, kind: number, flags: number, aux: number, payload: number, bytes: number, name: number, datagramBytes: number) => void;
+  /** First authenticated packet under an epoch. */
+  readonly proof: (peer: PeerState, epoch: Epoch) => void;
+  /** Path state of the peer changed or may have changed because of this packet. */
+  readonly arrived: (peer: PeerState) => void;
+}
+
+export class Inbound {
+  nowMs = 0;
+  /** Messages to ask for in one receive: few while long trains come, more while single datagrams do. */
+  #messages4 = 4;
+  #messages6 = 4;
+  readonly #u8: Uint8Array;
+  readonly #view: DataView;
+  readonly #deps: InboundDeps;
+  readonly #udp: UdpPort;
+  readonly #aead: AeadPort;
+  readonly #stats: PlaneStats;
+  readonly #epochs: EpochTable;
+  #lastIndex = -1;
+  #lastEpoch: Epoch | undefined = undefined;
+  #lastLocal4 = 0;
+  /** The packet just opened was the first under its epoch. */
+  #newlyProven = false;
+
+  constructor(deps: InboundDeps) {
+    this.#deps = deps;
+    this.#u8 = deps.slab.u8;
+    this.#view = deps.slab.view;
+    this.#udp = deps.udp;
+    this.#aead = deps.aead;
+    this.#stats = deps.stats;
+    this.#epochs = deps.epochs;
+  }
+
+  /** Epochs or routes changed: cached answers are void. */
+  forget(): void {
+    this.#lastIndex = -1;
+    this.#lastEpoch = undefined;
+    this.#lastLocal4 = 0;
+  }
+
+  /** Receives at most `maxCalls` times. @returns true when the socket may hold more */
+  drain(family: 4 | 6, maxCalls: number): boolean {
+    const udp = this.#udp;
+    const stats = this.#stats;
+    const coalescer = this.#deps.coalescer;
+    for (let call = 0; call < maxCalls; call++) {
+      const want = family === 4 ? this.#messages4 : this.#messages6;
+      const count = udp.receive(family, want);
+      if (count < 0) {
+        if (count !== EAGAIN) stats.add(Counter.receiveErrors, 1);
+        return false;
+      }
+      stats.add(Counter.udpRxCalls, 1);
+      let bytes = 0;
+      for (let i = 0; i < count; i++) {
+        const total = udp.messageBytes[i] as number;
+        bytes += total;
+        this.#handleMessage(
+          udp.messageOffset[i] as number,
+          total,
+          udp.messageSegmentBytes[i] as number,
+          udp.messageName[i] as number,
+        );
+      }
+      if (coalescer !== undefined) coalescer.flush();
+      const next = bytes > count * 16_384 ? 2 : bytes > count * 4_096 ? 4 : 16;
+      if (family === 4) this.#messages4 = next;
+      else this.#messages6 = next;
+      if (count < want) return false;
+    }
+    return true;
+  }
+
+  /** One message of the kernel: one datagram or a train of equal ones. */
+  #handleMessage(offset: number, total: number, segmentBytes: number, name: number): void {
+    const u8 = this.#u8;
+    const stats = this.#stats;
+    stats.add(Counter.udpRxBytes, total);
+    if (total === 0) {
+      stats.add(Counter.udpRxDatagrams, 1);
+      stats.dropRx(Drop.SHORT, 1);
+      return;
+    }
+    const step = segmentBytes > 0 ? segmentBytes : total;
+    // of consecutive packets under one epoch the path is told once
+    let runEpoch: Epoch | undefined;
+    let runPackets = 0;
+    let runBytes = 0;
+    let runLow = 0;
+    let runHigh = 0;
+    for (let at = 0; at < total; at += step) {
+      const bytes = total - at < step ? total - at : step;
+      const start = offset + at;
+      stats.add(Counter.udpRxDatagrams, 1);
+      const type = u8[start] as number;
+      if (type !== DATA_TYPE) {
+        this.#deps.handshake(start, bytes, name);
+        continue;
+      }
+      const epoch = this.#open(start, bytes);
+      if (epoch === undefined) continue;
+      const low = this.#view.getUint32(start + 8, true);
+      const high = this.#view.getUint32(start + 12, true);
+      if (epoch !== runEpoch) {
+        if (runEpoch !== undefined) this.#arrived(runEpoch, name, runPackets, runBytes, runLow, runHigh);
+        runEpoch = epoch;
+        runPackets = 0;
+        runBytes = 0;
+        runLow = low;
+        runHigh = high;
+      } else if (high > runHigh || (high === runHigh && low > runLow)) {
+        runLow = low;
+        runHigh = high;
+      }
+      runPackets++;
+      runBytes += bytes;
+      if (this.#newlyProven) {
+        // the session hears of the proof before it sees what the packet says
+        this.#arrived(epoch, name, runPackets, runBytes, runLow, runHigh);
+        runEpoch = undefined;
+      }
+      this.#dispatch(epoch, start + DATA_HEADER_BYTES, bytes - DATA_HEADER_BYTES - TAG_BYTES, name, bytes);
+    }
+    if (runEpoch !== undefined) this.#arrived(runEpoch, name, runPackets, runBytes, runLow, runHigh);
+  }
+
+  /** Authenticates and decrypts in place. @returns the epoch, or undefined when dropped (counted) */
+  #open(start: number, bytes: number): Epoch | undefined {
+    const stats = this.#stats;
+    if (bytes < DATA_MIN_BYTES) {
+      stats.dropRx(Drop.SHORT, 1);
+      return undefined;
+    }
+    const view = this.#view;
+    if (view.getUint32(start, true) !== DATA_TYPE) {
+      stats.dropRx(Drop.BAD_TYPE, 1);
+      return undefined;
+    }
+    const index = view.getUint32(start + 4, true);
+    let epoch = this.#lastEpoch;
+    if (index !== this.#lastIndex) {
+      epoch = this.#epochs.lookup(index);
+      if (epoch === undefined) {
+        stats.dropRx(Drop.UNKNOWN_INDEX, 1);
+        return undefined;
+      }
+      this.#lastIndex = index;
+      this.#lastEpoch = epoch;
+    }
+    if (epoch === undefined) return undefined;
+    const low = view.getUint32(start + 8, true);
+    const high = view.getUint32(start + 12, true);
+    const reason = epoch.replay.check(low, high);
+    if (reason !== Drop.NONE) {
+      stats.dropRx(reason, 1);
+      return undefined;
+    }
+    const cipher = start + DATA_HEADER_BYTES;
+    if (!this.#aead.open(epoch.openHandle, low, high, cipher, bytes - DATA_HEADER_BYTES - TAG_BYTES, cipher)) {
+      stats.dropRx(Drop.AUTH, 1);
+      return undefined;
+    }
+    if (this.#epochs.accept(epoch, this.nowMs, low, high)) this.#newlyProven = true;
+    return epoch;
+  }
+
+  #arrived(epoch: Epoch, name: number, packets: number, bytes: number, low: number, high: number): void {
+    const peer = this.#deps.peers[epoch.peer];
+    if (peer === undefined) return;
+    peer.lastReceivedMs = this.nowMs;
+    peer.unansweredSendMs = -1;
+    const cells = this.#stats.cells;
+    cells[peer.row + PeerField.lastReceivedMs] = this.nowMs;
+    peer.paths.received(this.nowMs, name, packets, bytes, low, high, this.#u8[name + NAME_ECN] as number);
+    if (this.#newlyProven) {
+      this.#newlyProven = false;
+      this.#deps.proof(peer, epoch);
+    }
+    this.#deps.arrived(peer);
+  }
+
+  /** @param inner offset of the inner header @param bytes of the plaintext, inner header included */
+  #dispatch(epoch: Epoch, inner: number, bytes: number, name: number, datagramBytes: number): void {
+    const u8 = this.#u8;
+    const peer = this.#deps.peers[epoch.peer];
+    if (peer === undefined) {
+      this.#stats.dropRx(Drop.REMOVED, 1);
+      return;
+    }
+    const kind = u8[inner] as number;
+    if (kind === InnerKind.IP) {
+      this.#userPacket(peer, epoch, inner + INNER_HEADER_BYTES, bytes - INNER_HEADER_BYTES, u8[inner + 1] as number);
+      return;
+    }
+    if (kind === InnerKind.KEEPALIVE) {
+      this.#stats.add(Counter.rxInternal, 1);
+      return;
+    }
+    this.#deps.inner(
+      peer,
+      epoch,
+      kind,
+      u8[inner + 1] as number,
+      this.#view.getUint16(inner + 2, true),
+      inner + INNER_HEADER_BYTES,
+      bytes - INNER_HEADER_BYTES,
+      name,
+      datagramBytes,
+    );
+  }
+
+  /** Judges one opened IP packet and hands it to the coalescer. Also called for reassembled fragments. */
+  #userPacket(peer: PeerState, epoch: Epoch, ip: number, bytes: number, flags: number): void {
+    const reason = this.#judge(peer, epoch, ip, bytes, flags);
+    if (reason !== Drop.NONE) {
+      this.#stats.dropRx(reason, 1);
+      const cells = this.#stats.cells;
+      cells[peer.row + PeerField.dropsRx] = (cells[peer.row + PeerField.dropsRx] as number) + 1;
+      if (reason === Drop.SPOOFED) cells[peer.row + PeerField.spoofed] = (cells[peer.row + PeerField.spoofed] as number) + 1;
+      return;
+    }
+    const cells = this.#stats.cells;
+    cells[peer.row + PeerField.rxPackets] = (cells[peer.row + PeerField.rxPackets] as number) + 1;
+    cells[peer.row + PeerField.rxBytes] = (cells[peer.row + PeerField.rxBytes] as number) + bytes;
+    if (peer.unansweredReceiveMs < 0) peer.unansweredReceiveMs = this.nowMs;
+    (this.#deps.coalescer as Coalescer).add(ip, bytes, (flags & INNER_FLAG_PARTIAL_CHECKSUM) !== 0);
+  }
+
+  /** Entry for packets that were not opened in place: reassembled fragments. 10 bytes in front of `ip` must be free. */
+  userPacket(peer: PeerState, epoch: Epoch, ip: number, bytes: number, flags: number): void {
+    this.#userPacket(peer, epoch, ip, bytes, flags);
+  }
+
+  #judge(peer: PeerState, epoch: Epoch, ip: number, bytes: number, flags: number): Drop {
+    const u8 = this.#u8;
+    const view = this.#view;
+    if (!epoch.userData) return Drop.NOT_READY;
+    if (bytes < 20) return Drop.BAD_IP;
+    const version = (u8[ip] as number) >>> 4;
+    let transportAt = 0;
+    let protocol = 0;
+    let fragmented = false;
+    if (version === 4) {
+      transportAt = ((u8[ip] as number) & 15) * 4;
+      if (transportAt < 20 || transportAt > bytes || view.getUint16(ip + 2) !== bytes) return Drop.BAD_IP;
+      protocol = u8[ip + 9] as number;
+      fragmented = (view.getUint16(ip + 6) & 0x3fff) !== 0;
+      const source = view.getUint32(ip + 12);
+      if (source !== peer.checkedSource4) {
+        if (this.#deps.routes.lookup4(source) !== peer.slot) return Drop.SPOOFED;
+        peer.checkedSource4 = source;
+      }
+      const destination = view.getUint32(ip + 16);
+      if (destination !== this.#lastLocal4) {
+        if (this.#deps.local.lookup4(destination) < 0) return Drop.NOT_FOR_US;
+        this.#lastLocal4 = destination;
+      }
+    } else if (version === 6) {
+      if (bytes < 40 || view.getUint16(ip + 4) + 40 !== bytes) return Drop.BAD_IP;
+      transportAt = 40;
+      protocol = u8[ip + 6] as number;
+      if (this.#deps.routes.lookup6(view, ip + 8) !== peer.slot) return Drop.SPOOFED;
+      if (this.#deps.local.lookup6(view, ip + 24) < 0) return Drop.NOT_FOR_US;
+    } else {
+      return Drop.BAD_IP;
+    }
+    if ((flags & INNER_FLAG_PARTIAL_CHECKSUM) !== 0) {
+      if (fragmented) return Drop.BAD_INNER;
+      if (protocol === TCP) {
+        if (bytes < transportAt + 20) return Drop.BAD_INNER;
+      } else if (protocol !== UDP || bytes < transportAt + 8) return Drop.BAD_INNER;
+    }
+    return this.#deps.coalescer === undefined ? Drop.NOT_FOR_US : Drop.NONE;
+  }
+}

@@ -1,0 +1,63 @@
+/**
+ * Bytes of the messages between control thread and worker. First byte 0: the structured clone of node:v8, for rare messages (both
+ * ends are threads of one process, so the format never leaves it). First byte 1: an inner message, laid out by hand because it may
+ * be frequent:
+ *   0 tag u8 = 1 | 1 inner kind u8 | 2 flags u8 | 3 zero u8 | 4 aux u16 | 6 zero u16 | 8 peer u32 | 12 epoch id f64 | 20 payload
+ */
+import { deserialize, serialize } from "node:v8";
+import type { Command, PlaneEvent } from "./messages.ts";
+
+const INNER_HEADER = 20;
+
+function encode(message: Command | PlaneEvent): Uint8Array {
+  if (message.kind === "inner") {
+    const out = new Uint8Array(INNER_HEADER + message.payload.length);
+    const view = new DataView(out.buffer);
+    out[0] = 1;
+    out[1] = message.innerKind;
+    out[2] = message.flags;
+    view.setUint16(4, message.aux, true);
+    view.setUint32(8, message.peer, true);
+    view.setFloat64(12, message.epochId, true);
+    out.set(message.payload, INNER_HEADER);
+    return out;
+  }
+  const body = serialize(message);
+  const out = new Uint8Array(1 + body.length);
+  out.set(body, 1);
+  return out;
+}
+
+function decode(record: Uint8Array): Command | PlaneEvent {
+  if (record[0] === 1) {
+    const view = new DataView(record.buffer, record.byteOffset, record.byteLength);
+    return {
+      kind: "inner",
+      innerKind: record[1] as number,
+      flags: record[2] as number,
+      aux: view.getUint16(4, true),
+      peer: view.getUint32(8, true),
+      epochId: view.getFloat64(12, true),
+      payload: record.slice(INNER_HEADER),
+    };
+  }
+  return deserialize(record.subarray(1)) as Command | PlaneEvent;
+}
+
+export function encodeCommand(command: Command): Uint8Array {
+  return encode(command);
+}
+
+/** @param record one that encodeCommand() made */
+export function decodeCommand(record: Uint8Array): Command {
+  return decode(record) as Command;
+}
+
+export function encodeEvent(event: PlaneEvent): Uint8Array {
+  return encode(event);
+}
+
+/** @param record one that encodeEvent() made */
+export function decodeEvent(record: Uint8Array): PlaneEvent {
+  return decode(record) as PlaneEvent;
+}

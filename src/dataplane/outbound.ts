@@ -1,0 +1,743 @@
+/**
+ * TUN to peers: read super-packets, find the peer, split, seal, send.
+ *
+ * Stages and owners: one TUN read lands in #tunBuffer; segments are made in place, back to front of nothing: the headers of segment
+ * i+1 are written over the already sealed tail of segment i. Each is sealed into the batch of the peer's address family; a batch holds
+ * datagrams of one peer and one size and leaves in one UDP_SEGMENT send. Ordering: packets of one peer leave in the order in which
+ * they were read; probes, reports and rekeys may overtake (sendInner).
+ * When full: a send that would block keeps its sealed batch and marks the family blocked; from then on segments go to the peer's queue
+ * (queues.ts: bounded, CoDel) until the socket is writable or the pause is over; nothing is lost silently.
+ */
+import { Drop } from "../base/drop.ts";
+import { NAME_BYTES, NAME_FAMILY, NAME_LOCAL } from "../base/name.ts";
+import type { Slab } from "../base/slab.ts";
+import type { Epoch, EpochTable } from "../session/epochs.ts";
+import { Capability } from "../session/types.ts";
+import { completeTransportChecksum, ipv4HeaderChecksum } from "../wire/checksum.ts";
+import {
+  DATA_HEADER_BYTES,
+  DATA_OVERHEAD_BYTES,
+  DATA_TYPE,
+  INNER_FLAG_PARTIAL_CHECKSUM,
+  INNER_HEADER_BYTES,
+  InnerKind,
+} from "../wire/data.ts";
+import type { PeerState } from "./peer.ts";
+import { type AeadPort, type TunPort, type UdpPort, VNET_HEADER_BYTES } from "./ports.ts";
+import type { PacketQueues } from "./queues.ts";
+import type { RouteTable } from "./routes.ts";
+import { Counter, PeerField, type PlaneStats, Stage } from "./stats.ts";
+
+const TCP = 6;
+const UDP = 17;
+const TUN_READ_BYTES = 65_536 + VNET_HEADER_BYTES;
+/** Room in front of a TUN read for the inner header of the first segment (it lies in the vnet header, parsed by then). */
+const TUN_HEADROOM = 64;
+const MAX_BATCH_BYTES = 65_000;
+const MAX_HEADER_BYTES = 120;
+const CONTROL_SLOTS = 64;
+const CONTROL_SLOT_BYTES = 2_048;
+
+const EIO = -5;
+const EAGAIN = -11;
+const EINVAL = -22;
+const EMSGSIZE = -90;
+const ENOBUFS = -105;
+
+const GSO_NONE = 0;
+const GSO_TCPV4 = 1;
+const GSO_TCPV6 = 4;
+const GSO_UDP_L4 = 5;
+const NEEDS_CSUM = 1;
+
+/** The open GSO batch of one address family. */
+class Batch {
+  readonly base: number;
+  readonly family: 4 | 6;
+  peer: PeerState | undefined = undefined;
+  /** Copy of the name block the batch goes to. */
+  readonly name: number;
+  count = 0;
+  bytes = 0;
+  segmentBytes = 0;
+  /** A shorter datagram ended the run. */
+  ended = false;
+  /** The kernel refused it for now; nothing may be added. */
+  blocked = false;
+  /** > 0: paused by time (ENOBUFS) until then, not by writability. */
+  pausedUntilMs = 0;
+  noBuffersInRow = 0;
+  gso = true;
+  gsoRetryMs = 0;
+  /** IP bytes inside, for statistics. */
+  payloadBytes = 0;
+  startedMs = 0;
+
+  constructor(family: 4 | 6, base: number, name: number) {
+    this.family = family;
+    this.base = base;
+    this.name = name;
+  }
+}
+
+export interface OutboundDeps {
+  readonly slab: Slab;
+  readonly tun: TunPort | undefined;
+  readonly udp: UdpPort;
+  readonly aead: AeadPort;
+  readonly stats: PlaneStats;
+  readonly queues: PacketQueues;
+  readonly routes: RouteTable;
+  readonly peers: readonly (PeerState | undefined)[];
+  /** A packet needs a session (rate-limited by the callee). */
+  readonly needSession: (peer: PeerState) => void;
+  readonly epochs: EpochTable;
+  /** The sending epoch passed its rekey limit. */
+  readonly wantRekey: (peer: PeerState, epoch: Epoch) => void;
+  /** An IP packet at `ip` cannot go out: answer with an ICMP error into the overlay. */
+  readonly icmpError: (reason: Drop, ip: number, bytes: number, mtuBytes: number) => void;
+  /** The kernel says a datagram of this path is too big. */
+  readonly tooBig: (peer: PeerState, datagramBytes: number) => void;
+  /** IPv6 packets ≤ 1,280 bytes that do not fit the path go out as fragments (kind 9). */
+  readonly sendFragments: (peer: PeerState, offset: number, bytes: number, innerFlags: number) => void;
+}
+
+export class Outbound {
+  nowMs = 0;
+  /** Runtime kill switch for UDP_SEGMENT. */
+  gso = true;
+  readonly batch4: Batch;
+  readonly batch6: Batch;
+
+  readonly #u8: Uint8Array;
+  readonly #view: DataView;
+  readonly #deps: OutboundDeps;
+  readonly #tun: TunPort | undefined;
+  readonly #udp: UdpPort;
+  readonly #aead: AeadPort;
+  readonly #stats: PlaneStats;
+  readonly #epochs: EpochTable;
+  readonly #tunBuffer: number;
+  readonly #headerSave: number;
+  readonly #innerPlain: number;
+  readonly #innerSealed: number;
+  readonly #controlBase: number;
+  readonly #controlName: number;
+  readonly #controlBytes = new Int32Array(CONTROL_SLOTS);
+  #controlHead = 0;
+  #controlCount = 0;
+  /** Round-robin ring of peers with a queue. */
+  readonly #backlog: Int32Array;
+  #backlogHead = 0;
+  #backlogCount = 0;
+  /** Cache of the last route lookup for IPv4. */
+  #lastDestination = 0;
+  #lastPeer: PeerState | undefined = undefined;
+
+  constructor(deps: OutboundDeps) {
+    const slab = deps.slab;
+    this.#deps = deps;
+    this.#u8 = slab.u8;
+    this.#view = slab.view;
+    this.#tun = deps.tun;
+    this.#udp = deps.udp;
+    this.#aead = deps.aead;
+    this.#stats = deps.stats;
+    this.#epochs = deps.epochs;
+    this.#tunBuffer = slab.allocate(TUN_HEADROOM + TUN_READ_BYTES + 64) + TUN_HEADROOM;
+    this.#headerSave = slab.allocate(MAX_HEADER_BYTES);
+    this.batch4 = new Batch(4, slab.allocate(MAX_BATCH_BYTES + 4_096), slab.allocate(NAME_BYTES));
+    this.batch6 = new Batch(6, slab.allocate(MAX_BATCH_BYTES + 4_096), slab.allocate(NAME_BYTES));
+    this.#innerPlain = slab.allocate(16_384);
+    this.#innerSealed = slab.allocate(16_384);
+    this.#controlBase = slab.allocate(CONTROL_SLOTS * CONTROL_SLOT_BYTES);
+    this.#controlName = slab.allocate(CONTROL_SLOTS * NAME_BYTES);
+    this.#backlog = new Int32Array(deps.peers.length);
+  }
+
+  /** The routes or peers changed: cached answers are void. */
+  forgetRoutes(): void {
+    this.#lastDestination = 0;
+    this.#lastPeer = undefined;
+  }
+
+  /** A peer goes away: its batch and queue are thrown away and counted. */
+  removePeer(peer: PeerState): void {
+    this.forgetRoutes();
+    for (const batch of [this.batch4, this.batch6]) {
+      if (batch.peer === peer && batch.count > 0) {
+        this.#stats.dropTx(Drop.REMOVED, batch.count);
+        this.#reset(batch);
+      }
+    }
+    this.#deps.queues.clear(peer.queue, Drop.REMOVED);
+    this.#stats.cells[peer.row + PeerField.queued] = 0;
+  }
+
+  /** True while this family's socket takes nothing. */
+  isBlocked(family: 4 | 6): boolean {
+    return family === 4 ? this.batch4.blocked : this.batch6.blocked;
+  }
+
+  /** Reads and handles at most `maxReads` super-packets, then sends what is batched. @returns reads done */
+  drainTun(maxReads: number): number {
+    const tun = this.#tun;
+    if (tun === undefined) return 0;
+    const stats = this.#stats;
+    let reads = 0;
+    for (; reads < maxReads; reads++) {
+      const bytes = tun.read(this.#tunBuffer, TUN_READ_BYTES);
+      if (bytes <= 0) {
+        if (bytes !== EAGAIN) stats.add(Counter.tunReadErrors, 1);
+        break;
+      }
+      stats.add(Counter.tunRxReads, 1);
+      this.#handleTunPacket(this.#tunBuffer, bytes);
+    }
+    this.flush();
+    return reads;
+  }
+
+  /** Sends both open batches as far as the kernel takes them. */
+  flush(): void {
+    if (this.batch4.count > 0 && !this.batch4.blocked) this.#send(this.batch4);
+    if (this.batch6.count > 0 && !this.batch6.blocked) this.#send(this.batch6);
+  }
+
+  /** A socket is writable again, or time passed: retry what is blocked, then serve the queues, at most `budget` packets. */
+  service(writable4: boolean, writable6: boolean, budget: number): void {
+    this.#unblock(this.batch4, writable4);
+    this.#unblock(this.batch6, writable6);
+    this.#flushControl();
+    let left = budget;
+    let rounds = this.#backlogCount;
+    while (rounds > 0 && left > 0) {
+      rounds--;
+      const slot = this.#backlog[this.#backlogHead] as number;
+      this.#backlogHead = (this.#backlogHead + 1) % this.#backlog.length;
+      this.#backlogCount--;
+      const peer = this.#deps.peers[slot];
+      if (peer === undefined || !peer.backlogged) continue;
+      peer.backlogged = false;
+      const before = left;
+      left -= this.#serveQueue(peer, Math.min(left, 64));
+      if (peer.queue.packets > 0 && peer.sendEpoch !== undefined && peer.paths.active >= 0) {
+        this.#enlist(peer);
+        if (before !== left) rounds = Math.min(rounds + 1, this.#backlogCount);
+      }
+    }
+    this.flush();
+  }
+
+  /** True when service() has something to do that waits for neither writability nor a pause. */
+  get hasRunnableBacklog(): boolean {
+    return this.#backlogCount > 0 && (!this.batch4.blocked || !this.batch6.blocked);
+  }
+
+  /** When a pause after ENOBUFS ends; Infinity when there is none. */
+  get pauseEndMs(): number {
+    const a = this.batch4.blocked && this.batch4.pausedUntilMs > 0 ? this.batch4.pausedUntilMs : Infinity;
+    const b = this.batch6.blocked && this.batch6.pausedUntilMs > 0 ? this.batch6.pausedUntilMs : Infinity;
+    return a < b ? a : b;
+  }
+
+  /** A session or path came up: what waited for it may go. */
+  released(peer: PeerState): void {
+    if (peer.queue.packets > 0) this.#enlist(peer);
+  }
+
+  /**
+   * Seals one inner message of our own (probe, report, control, keepalive) and sends it at once, past all queues.
+   * @param payload slab offset, `bytes` long (≤ 9,000) @param name name block to send to
+   * @returns false when it was dropped (counted)
+   */
+  sendInner(
+    epoch: Epoch,
+    name: number,
+    kind: number,
+    flags: number,
+    aux: number,
+    payload: number,
+    bytes: number,
+  ): boolean {
+    const u8 = this.#u8;
+    const view = this.#view;
+    const plain = this.#innerPlain;
+    u8[plain] = kind;
+    u8[plain + 1] = flags;
+    view.setUint16(plain + 2, aux, true);
+    if (bytes > 0) u8.copyWithin(plain + 4, payload, payload + bytes);
+    if (!this.#seal(epoch, plain, bytes, this.#innerSealed)) return false;
+    return this.sendRaw(this.#innerSealed, bytes + DATA_OVERHEAD_BYTES, name);
+  }
+
+  /** Sends one datagram as it is, past all queues; waits in a small ring while the socket is full. */
+  sendRaw(offset: number, bytes: number, name: number): boolean {
+    const blocked = this.#u8[name + NAME_FAMILY] === 6 ? this.batch6.blocked : this.batch4.blocked;
+    if (!blocked || this.#controlCount === 0) {
+      const result = this.#sendOnce(offset, bytes, bytes, name);
+      if (result >= 0) {
+        this.#stats.add(Counter.txInternal, 1);
+        return true;
+      }
+      if (result !== EAGAIN && result !== ENOBUFS) {
+        this.#stats.add(Counter.sendErrors, 1);
+        return false;
+      }
+    }
+    if (this.#controlCount === CONTROL_SLOTS || bytes > CONTROL_SLOT_BYTES) {
+      this.#stats.add(Counter.sendErrors, 1);
+      return false;
+    }
+    const slot = (this.#controlHead + this.#controlCount++) % CONTROL_SLOTS;
+    this.#u8.copyWithin(this.#controlBase + slot * CONTROL_SLOT_BYTES, offset, offset + bytes);
+    this.#u8.copyWithin(this.#controlName + slot * NAME_BYTES, name, name + NAME_BYTES);
+    this.#controlBytes[slot] = bytes;
+    return true;
+  }
+
+  get hasControlWaiting(): boolean {
+    return this.#controlCount > 0;
+  }
+
+  /** One read of the TUN: vnet header at `at`, IP packet behind it. */
+  #handleTunPacket(at: number, bytes: number): void {
+    const u8 = this.#u8;
+    const view = this.#view;
+    const stats = this.#stats;
+    const ip = at + VNET_HEADER_BYTES;
+    const length = bytes - VNET_HEADER_BYTES;
+    stats.add(Counter.tunRxBytes, length > 0 ? length : 0);
+    const needsChecksum = ((u8[at] as number) & NEEDS_CSUM) !== 0;
+    const gsoType = (u8[at + 1] as number) & 0x7f;
+    const version = length >= 20 ? (u8[ip] as number) >>> 4 : 0;
+    let ipBytes = 0;
+    let protocol = 0;
+    let peer: PeerState | undefined;
+    if (version === 4) {
+      ipBytes = ((u8[ip] as number) & 15) * 4;
+      protocol = u8[ip + 9] as number;
+      const destination = view.getUint32(ip + 16);
+      if (destination === this.#lastDestination) peer = this.#lastPeer;
+      else {
+        const slot = this.#deps.routes.lookup4(destination);
+        peer = slot >= 0 ? this.#deps.peers[slot] : undefined;
+        if (peer !== undefined) {
+          this.#lastDestination = destination;
+          this.#lastPeer = peer;
+        } else if (destination >= 0xe0000000) return this.#dropRead(Drop.NOT_UNICAST, 1);
+      }
+    } else if (version === 6 && length >= 40) {
+      ipBytes = 40;
+      protocol = u8[ip + 6] as number;
+      // multicast, and link-local by link-local
+      if (u8[ip + 24] === 0xff || u8[ip + 24] === 0xfe) return this.#dropRead(Drop.NOT_UNICAST, 1);
+      const slot = this.#deps.routes.lookup6(view, ip + 24);
+      peer = slot >= 0 ? this.#deps.peers[slot] : undefined;
+    }
+    if (ipBytes < 20 || ipBytes > length) return this.#dropRead(Drop.BAD_IP, 1);
+    const transport = ip + ipBytes;
+    if (gsoType === GSO_NONE) {
+      if (peer === undefined) {
+        this.#deps.icmpError(Drop.NO_ROUTE, ip, length, 0);
+        return this.#dropRead(Drop.NO_ROUTE, 1);
+      }
+      stats.add(Counter.tunRxPackets, 1);
+      let flags = 0;
+      if (needsChecksum) {
+        // the fields of the vnet header count only when they name the checksum of the header behind a plain IP header
+        const plain = protocol === TCP || protocol === UDP;
+        const unfragmented = version === 6 || (view.getUint16(ip + 6) & 0x3fff) === 0;
+        const minimum = protocol === TCP ? 20 : 8;
+        if (
+          plain &&
+          unfragmented &&
+          length >= ipBytes + minimum &&
+          view.getUint16(at + 6, true) === ipBytes &&
+          view.getUint16(at + 8, true) === (protocol === TCP ? 16 : 6)
+        ) {
+          if (peer.sendEpoch === undefined || (peer.sendEpoch.remoteCapabilities & Capability.PARTIAL_CHECKSUM) !== 0) {
+            flags = INNER_FLAG_PARTIAL_CHECKSUM;
+          } else {
+            completeTransportChecksum(u8, view, ip, transport, length - ipBytes, protocol);
+          }
+        } else if (!this.#completeAt(ip, length, view.getUint16(at + 6, true), view.getUint16(at + 8, true))) {
+          stats.dropTx(Drop.BAD_OFFLOAD, 1);
+          return;
+        }
+      }
+      this.#emit(peer, ip, length, flags, 0);
+      return;
+    }
+    this.#handleSuperPacket(peer, at, ip, length, version, ipBytes, protocol, gsoType, needsChecksum);
+  }
+
+  /** Splits one super-packet in place and hands on its segments. */
+  #handleSuperPacket(
+    peer: PeerState | undefined,
+    at: number,
+    ip: number,
+    length: number,
+    version: number,
+    ipBytes: number,
+    protocol: number,
+    gsoType: number,
+    needsChecksum: boolean,
+  ): void {
+    const u8 = this.#u8;
+    const view = this.#view;
+    const stats = this.#stats;
+    const transport = ip + ipBytes;
+    const segmentBytes = view.getUint16(at + 4, true);
+    const isTcp = protocol === TCP;
+    let transportBytes = 8;
+    if (isTcp && length >= ipBytes + 20) transportBytes = ((u8[transport + 12] as number) >>> 4) * 4;
+    const headerBytes = ipBytes + transportBytes;
+    const payloadBytes = length - headerBytes;
+    const typeFits =
+      (gsoType === GSO_TCPV4 && version === 4 && isTcp) ||
+      (gsoType === GSO_TCPV6 && version === 6 && isTcp) ||
+      (gsoType === GSO_UDP_L4 && protocol === UDP);
+    if (!typeFits || !needsChecksum || segmentBytes === 0 || payloadBytes <= 0 || headerBytes > MAX_HEADER_BYTES || transportBytes < 8) {
+      return this.#dropRead(Drop.BAD_OFFLOAD, 1);
+    }
+    const segments = Math.ceil(payloadBytes / segmentBytes);
+    if (peer === undefined) {
+      this.#deps.icmpError(Drop.NO_ROUTE, ip, Math.min(length, headerBytes + segmentBytes), 0);
+      return this.#dropRead(Drop.NO_ROUTE, segments);
+    }
+    stats.add(Counter.tunRxPackets, segments);
+    const epoch = peer.sendEpoch;
+    const partial = epoch === undefined || (epoch.remoteCapabilities & Capability.PARTIAL_CHECKSUM) !== 0;
+    const flags = partial ? INNER_FLAG_PARTIAL_CHECKSUM : 0;
+    const save = this.#headerSave;
+    u8.copyWithin(save, ip, ip + headerBytes);
+    const sequence = isTcp ? view.getUint32(transport + 4) : 0;
+    const tcpFlags = isTcp ? (u8[transport + 13] as number) : 0;
+    const identification = version === 4 ? view.getUint16(ip + 4) : 0;
+    // the IPv4 header checksum of all but the last segment differs only by the identification: sum the constant part once
+    for (let done = 0, i = 0; done < payloadBytes; done += segmentBytes, i++) {
+      const take = payloadBytes - done < segmentBytes ? payloadBytes - done : segmentBytes;
+      const last = done + take >= payloadBytes;
+      const head = ip + done;
+      if (done > 0) u8.copyWithin(head, save, save + headerBytes);
+      const total = headerBytes + take;
+      const t = head + ipBytes;
+      if (version === 4) {
+        view.setUint16(head + 2, total);
+        view.setUint16(head + 4, (identification + i) & 0xffff);
+        view.setUint16(head + 10, ipv4HeaderChecksum(view, head, ipBytes));
+      } else {
+        view.setUint16(head + 4, total - 40);
+      }
+      if (isTcp) {
+        view.setUint32(t + 4, (sequence + done) >>> 0);
+        // FIN and PSH belong to the last segment, CWR to the first
+        u8[t + 13] = (last ? tcpFlags : tcpFlags & ~0x09) & (i > 0 ? ~0x80 : 0xff);
+      } else {
+        view.setUint16(t + 4, 8 + take);
+      }
+      if (!partial) completeTransportChecksum(u8, view, head, t, total - ipBytes, protocol);
+      this.#emit(peer, head, total, flags, segmentBytes);
+    }
+  }
+
+  /** One packet of wire size at `ip`, in front of which 4 bytes are free: seal it into the batch, or queue it. */
+  #emit(peer: PeerState, ip: number, bytes: number, flags: number, aux: number): void {
+    const epoch = peer.sendEpoch;
+    const paths = peer.paths;
+    const plain = ip - INNER_HEADER_BYTES;
+    this.#u8[plain] = InnerKind.IP;
+    this.#u8[plain + 1] = flags;
+    this.#view.setUint16(plain + 2, aux, true);
+    if (epoch === undefined || paths.active < 0) {
+      this.#queue(peer, plain, bytes, true);
+      this.#deps.needSession(peer);
+      return;
+    }
+    if (bytes > peer.maxPacketBytes) return this.#tooBig(peer, plain, bytes, flags);
+    const name = paths.activeName();
+    const batch = this.#u8[name + NAME_FAMILY] === 6 ? this.batch6 : this.batch4;
+    if (batch.blocked || peer.queue.packets > 0) {
+      this.#queue(peer, plain, bytes, false);
+      return;
+    }
+    if (!this.#fits(batch, peer, bytes + DATA_OVERHEAD_BYTES) && !this.#send(batch)) {
+      this.#queue(peer, plain, bytes, false);
+      return;
+    }
+    this.#sealInto(batch, peer, epoch, name, plain, bytes);
+  }
+
+  /** May a datagram of this size join the open batch? */
+  #fits(batch: Batch, peer: PeerState, datagramBytes: number): boolean {
+    if (batch.count === 0) return true;
+    return (
+      batch.peer === peer &&
+      !batch.ended &&
+      datagramBytes <= batch.segmentBytes &&
+      batch.count < peer.burstSegments &&
+      batch.bytes + datagramBytes <= MAX_BATCH_BYTES &&
+      this.gso &&
+      batch.gso
+    );
+  }
+
+  #sealInto(batch: Batch, peer: PeerState, epoch: Epoch, name: number, plain: number, bytes: number): void {
+    const datagramBytes = bytes + DATA_OVERHEAD_BYTES;
+    if (!this.#seal(epoch, plain, bytes, batch.base + batch.bytes)) {
+      this.#stats.dropTx(Drop.KEY_EXPIRED, 1);
+      peer.sendEpoch = undefined;
+      this.#deps.needSession(peer);
+      return;
+    }
+    if (epoch.blocksSealed >= epoch.rekeyBlocks && peer.rekeyToldFor !== epoch.epochId) {
+      peer.rekeyToldFor = epoch.epochId;
+      this.#deps.wantRekey(peer, epoch);
+    }
+    if (batch.count === 0) {
+      batch.peer = peer;
+      batch.segmentBytes = datagramBytes;
+      batch.startedMs = this.nowMs;
+      this.#u8.copyWithin(batch.name, name, name + NAME_BYTES);
+    } else if (datagramBytes < batch.segmentBytes) {
+      batch.ended = true;
+    }
+    batch.count++;
+    batch.bytes += datagramBytes;
+    batch.payloadBytes += bytes;
+  }
+
+  /**
+   * Seals inner header and payload (`bytes` long behind the 4 bytes at `plain`) into a whole data packet at `target`.
+   * @returns false when the key is past its limits
+   */
+  #seal(epoch: Epoch, plain: number, bytes: number, target: number): boolean {
+    if (this.#epochs.takeCounter(epoch, this.nowMs, bytes + INNER_HEADER_BYTES) !== Drop.NONE) return false;
+    const low = epoch.takenLow;
+    const high = epoch.takenHigh;
+    const view = this.#view;
+    view.setUint32(target, DATA_TYPE, true);
+    view.setUint32(target + 4, epoch.remoteIndex, true);
+    view.setUint32(target + 8, low, true);
+    view.setUint32(target + 12, high, true);
+    this.#aead.seal(epoch.sealHandle, low, high, plain, bytes + INNER_HEADER_BYTES, target + DATA_HEADER_BYTES);
+    return true;
+  }
+
+  /** Gives the batch to the kernel. @returns true when the batch is empty afterwards */
+  #send(batch: Batch): boolean {
+    const peer = batch.peer as PeerState;
+    const stats = this.#stats;
+    let result: number;
+    if (batch.count === 1 || (this.gso && batch.gso)) {
+      result = this.#sendOnce(batch.base, batch.bytes, batch.segmentBytes, batch.name);
+    } else {
+      return this.#sendOneByOne(batch);
+    }
+    if (result >= 0) {
+      batch.noBuffersInRow = 0;
+      if (batch.count > 1) stats.add(Counter.gsoSends, 1);
+      this.#sent(batch, peer, batch.count, batch.bytes, batch.payloadBytes);
+      this.#reset(batch);
+      return true;
+    }
+    if (result === EAGAIN) {
+      stats.add(Counter.sendAgain, 1);
+      batch.blocked = true;
+      batch.pausedUntilMs = 0;
+      return false;
+    }
+    if (result === ENOBUFS) {
+      stats.add(Counter.sendNoBuffers, 1);
+      // the socket polls writable all the same, so wait by time, longer each time it happens again
+      batch.noBuffersInRow++;
+      batch.blocked = true;
+      batch.pausedUntilMs = this.nowMs + Math.min(5, 0.25 * batch.noBuffersInRow);
+      return false;
+    }
+    stats.add(Counter.sendErrors, 1);
+    if (batch.count > 1 && (result === EIO || result === EINVAL)) {
+      // no UDP_SEGMENT here (or not now): each datagram once by itself, and try again in a minute
+      stats.add(Counter.gsoFallbacks, 1);
+      batch.gso = false;
+      batch.gsoRetryMs = this.nowMs + 60_000;
+      return this.#sendOneByOne(batch);
+    }
+    if (result === EMSGSIZE) this.#deps.tooBig(peer, batch.segmentBytes);
+    stats.dropTx(Drop.UDP_SEND, batch.count);
+    this.#reset(batch);
+    return true;
+  }
+
+  /** Sends the datagrams of a batch singly; what the kernel refuses for now stays. */
+  #sendOneByOne(batch: Batch): boolean {
+    const peer = batch.peer as PeerState;
+    while (batch.count > 0) {
+      const bytes = Math.min(batch.segmentBytes, batch.bytes);
+      const result = this.#sendOnce(batch.base, bytes, bytes, batch.name);
+      if (result === EAGAIN || result === ENOBUFS) {
+        batch.blocked = true;
+        batch.pausedUntilMs = result === ENOBUFS ? this.nowMs + 1 : 0;
+        this.#stats.add(result === ENOBUFS ? Counter.sendNoBuffers : Counter.sendAgain, 1);
+        return false;
+      }
+      if (result >= 0) this.#sent(batch, peer, 1, bytes, bytes - DATA_OVERHEAD_BYTES);
+      else {
+        this.#stats.add(Counter.sendErrors, 1);
+        if (result === EMSGSIZE) this.#deps.tooBig(peer, bytes);
+        this.#stats.dropTx(Drop.UDP_SEND, 1);
+      }
+      batch.count--;
+      batch.bytes -= bytes;
+      batch.payloadBytes -= bytes - DATA_OVERHEAD_BYTES;
+      if (batch.count > 0) this.#u8.copyWithin(batch.base, batch.base + bytes, batch.base + bytes + batch.bytes);
+    }
+    this.#reset(batch);
+    return true;
+  }
+
+  /** One send; a stale sticky source or a pending socket error gets one more try. */
+  #sendOnce(offset: number, bytes: number, segmentBytes: number, name: number): number {
+    let result = this.#udp.send(offset, bytes, segmentBytes, name);
+    if (result < 0 && result !== EAGAIN && result !== ENOBUFS && result !== EMSGSIZE && result !== EIO) {
+      this.#u8.fill(0, name + NAME_LOCAL, name + NAME_LOCAL + 16);
+      this.#view.setUint32(name + 36, 0, true);
+      result = this.#udp.send(offset, bytes, segmentBytes, name);
+    }
+    if (result >= 0) {
+      this.#stats.add(Counter.udpTxCalls, 1);
+      this.#stats.add(Counter.udpTxDatagrams, segmentBytes === bytes ? 1 : Math.ceil(bytes / segmentBytes));
+      this.#stats.add(Counter.udpTxBytes, bytes);
+    }
+    return result;
+  }
+
+  #sent(batch: Batch, peer: PeerState, packets: number, bytes: number, payloadBytes: number): void {
+    const cells = this.#stats.cells;
+    this.#stats.add(Counter.txPackets, packets);
+    cells[peer.row + PeerField.txPackets] = (cells[peer.row + PeerField.txPackets] as number) + packets;
+    cells[peer.row + PeerField.txBytes] = (cells[peer.row + PeerField.txBytes] as number) + payloadBytes;
+    peer.paths.sent(this.nowMs, packets, bytes);
+    peer.lastSentMs = this.nowMs;
+    peer.unansweredReceiveMs = -1;
+    if (peer.unansweredSendMs < 0) peer.unansweredSendMs = this.nowMs;
+    this.#stats.record(Stage.TUN_TO_UDP, this.nowMs - batch.startedMs);
+  }
+
+  #reset(batch: Batch): void {
+    batch.count = 0;
+    batch.bytes = 0;
+    batch.payloadBytes = 0;
+    batch.segmentBytes = 0;
+    batch.ended = false;
+    batch.blocked = false;
+    batch.pausedUntilMs = 0;
+    batch.peer = undefined;
+  }
+
+  #unblock(batch: Batch, writable: boolean): void {
+    if (!batch.gso && this.nowMs >= batch.gsoRetryMs) batch.gso = true;
+    if (!batch.blocked) return;
+    if (batch.pausedUntilMs > 0 ? this.nowMs < batch.pausedUntilMs : !writable) return;
+    batch.blocked = false;
+    batch.pausedUntilMs = 0;
+    if (batch.count > 0) this.#send(batch);
+  }
+
+  #flushControl(): void {
+    while (this.#controlCount > 0) {
+      const slot = this.#controlHead;
+      const bytes = this.#controlBytes[slot] as number;
+      const result = this.#sendOnce(
+        this.#controlBase + slot * CONTROL_SLOT_BYTES,
+        bytes,
+        bytes,
+        this.#controlName + slot * NAME_BYTES,
+      );
+      if (result === EAGAIN || result === ENOBUFS) return;
+      this.#stats.add(result >= 0 ? Counter.txInternal : Counter.sendErrors, 1);
+      this.#controlHead = (slot + 1) % CONTROL_SLOTS;
+      this.#controlCount--;
+    }
+  }
+
+  #serveQueue(peer: PeerState, budget: number): number {
+    const queues = this.#deps.queues;
+    const queue = peer.queue;
+    const epoch = peer.sendEpoch;
+    if (epoch === undefined || peer.paths.active < 0) return 0;
+    let served = 0;
+    while (served < budget) {
+      const name = peer.paths.activeName();
+      const batch = this.#u8[name + NAME_FAMILY] === 6 ? this.batch6 : this.batch4;
+      if (batch.blocked) break;
+      if (!queues.dequeue(queue, this.nowMs)) break;
+      const bytes = queues.out.bytes;
+      const plain = queues.out.offset;
+      if (bytes > peer.maxPacketBytes) {
+        this.#tooBig(peer, plain, bytes, this.#u8[plain + 1] as number);
+        queues.release(queue);
+        continue;
+      }
+      if (!this.#fits(batch, peer, bytes + DATA_OVERHEAD_BYTES) && !this.#send(batch)) break;
+      this.#sealInto(batch, peer, epoch, name, plain, bytes);
+      queues.release(queue);
+      served++;
+      if (peer.sendEpoch === undefined) break;
+    }
+    this.#stats.cells[peer.row + PeerField.queued] = queue.packets;
+    return served;
+  }
+
+  #queue(peer: PeerState, plain: number, bytes: number, waiting: boolean): void {
+    const dropped = this.#deps.queues.enqueue(peer.queue, this.nowMs, plain, bytes, waiting);
+    if (dropped !== Drop.NONE) {
+      const cells = this.#stats.cells;
+      cells[peer.row + PeerField.dropsTx] = (cells[peer.row + PeerField.dropsTx] as number) + 1;
+      return;
+    }
+    this.#stats.cells[peer.row + PeerField.queued] = peer.queue.packets;
+    if (!waiting) this.#enlist(peer);
+  }
+
+  #enlist(peer: PeerState): void {
+    if (peer.backlogged) return;
+    peer.backlogged = true;
+    this.#backlog[(this.#backlogHead + this.#backlogCount) % this.#backlog.length] = peer.slot;
+    this.#backlogCount++;
+  }
+
+  #tooBig(peer: PeerState, plain: number, bytes: number, flags: number): void {
+    const ip = plain + INNER_HEADER_BYTES;
+    if ((this.#u8[ip] as number) >>> 4 === 6 && bytes <= 1_280) {
+      this.#deps.sendFragments(peer, ip, bytes, flags);
+      return;
+    }
+    this.#deps.icmpError(Drop.TOO_BIG, ip, bytes, peer.maxPacketBytes);
+    this.#stats.dropTx(Drop.TOO_BIG, 1);
+  }
+
+  /** A super-packet or packet that never became wire packets. */
+  #dropRead(reason: Drop, packets: number): void {
+    this.#stats.add(Counter.tunRxPackets, packets);
+    this.#stats.dropTx(reason, packets);
+  }
+
+  /** Completes a checksum at any place the kernel named, for example behind extension headers. */
+  #completeAt(ip: number, length: number, start: number, offset: number): boolean {
+    if (start < 20 || start + offset + 2 > length) return false;
+    const u8 = this.#u8;
+    const view = this.#view;
+    // the field holds the pseudo-header sum; summing over it from csum_start gives the whole one
+    let sum = 0;
+    let i = ip + start;
+    const end = ip + length;
+    for (; i + 1 < end; i += 2) sum += view.getUint16(i);
+    if (i < end) sum += (u8[i] as number) << 8;
+    while (sum > 0xffff) sum = (sum & 0xffff) + (sum >>> 16);
+    const checksum = ~sum & 0xffff;
+    view.setUint16(ip + start + offset, checksum === 0 ? 0xffff : checksum);
+    return true;
+  }
+}

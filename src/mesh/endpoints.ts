@@ -1,0 +1,232 @@
+/**
+ * Where members may be reached: endpoint messages, signed by the node they speak of, and a bounded cache of them.
+ *
+ *   wire = signature 64 ‖ payload; payload = deterministic CBOR {node, endpoints: [18 bytes …], hlc, expires}
+ *   signature over "weft/1 endpoints" ‖ 0 ‖ network id ‖ payload
+ *
+ * Any member may hand on any message, because only the node itself can have signed it; the one with the higher clock counts. The cache also
+ * remembers endpoints through which a node was really reached. Source: docs/protocol.md, "Discovery and candidates".
+ */
+import { createHash } from "node:crypto";
+import { compare, concat, equal, toHex } from "../base/bytes.ts";
+import { ENDPOINT_BYTES, isIPv4Mapped } from "../base/endpoint.ts";
+import { asBytes, asList, asListOf, asMap, asUint, decodeCanonicalCbor, decodeCbor, encodeCbor } from "./cbor.ts";
+import { type MeshKeys, SignKind, type Signer } from "./keys.ts";
+import { hlcFromWall, SIGNATURE_BYTES } from "./statement.ts";
+
+export const MAX_ENDPOINTS = 8;
+export const MAX_ENDPOINT_MESSAGE_BYTES = 512;
+/** Endpoints through which a node was reached, kept per node. */
+const MAX_REACHED = 4;
+const KEEP_MS = 30 * 86_400_000;
+const MAX_EXPORT_BYTES = 4 * 1024 * 1024;
+
+export interface EndpointMessage {
+  readonly nodeId: Uint8Array;
+  /** 18 bytes each, best first */
+  readonly endpoints: readonly Uint8Array[];
+  readonly hlc: number;
+  readonly expiresAtMs: number;
+  readonly wire: Uint8Array;
+}
+
+/** An address that may be dialled: no unspecified, multicast or broadcast address, no port 0. */
+export function isUsableEndpoint(endpoint: Uint8Array): boolean {
+  if (endpoint.length !== ENDPOINT_BYTES || (endpoint[16] === 0 && endpoint[17] === 0)) return false;
+  if (isIPv4Mapped(endpoint)) {
+    const first = endpoint[12] as number;
+    return first !== 0 && first < 224;
+  }
+  if (endpoint[0] === 0xff) return false;
+  return endpoint.subarray(0, 16).some((byte) => byte !== 0);
+}
+
+/** Endpoints that cannot be dialled, doubles, and those beyond MAX_ENDPOINTS are left out. */
+export function signEndpoints(
+  endpoints: readonly Uint8Array[],
+  hlc: number,
+  expiresAtMs: number,
+  networkId: Uint8Array,
+  signer: Signer,
+): EndpointMessage {
+  const kept: Uint8Array[] = [];
+  for (const endpoint of endpoints) {
+    if (kept.length === MAX_ENDPOINTS) break;
+    if (isUsableEndpoint(endpoint) && !kept.some((other) => equal(other, endpoint))) kept.push(endpoint.slice());
+  }
+  const payload = encodeCbor({ node: signer.nodeId, endpoints: kept, hlc, expires: expiresAtMs });
+  const wire = concat(signer.sign(SignKind.ENDPOINTS, networkId, payload), payload);
+  return { nodeId: signer.nodeId, endpoints: kept, hlc, expiresAtMs, wire };
+}
+
+/** @param wire any bytes; copied @returns undefined when malformed or the signature is wrong */
+export function openEndpoints(wire: Uint8Array, networkId: Uint8Array, keys: MeshKeys): EndpointMessage | undefined {
+  const parsed = parseEndpoints(wire);
+  if (parsed === undefined) return undefined;
+  const payload = parsed.wire.subarray(SIGNATURE_BYTES);
+  const signature = parsed.wire.subarray(0, SIGNATURE_BYTES);
+  return keys.verify(parsed.nodeId, SignKind.ENDPOINTS, networkId, payload, signature) ? parsed : undefined;
+}
+
+/** The fields without the signature's proof: enough to see that a message is old. */
+export function parseEndpoints(wire: Uint8Array): EndpointMessage | undefined {
+  if (wire.length <= SIGNATURE_BYTES || wire.length > MAX_ENDPOINT_MESSAGE_BYTES) return undefined;
+  const copy = wire.slice();
+  const map = asMap(decodeCanonicalCbor(copy.subarray(SIGNATURE_BYTES), MAX_ENDPOINT_MESSAGE_BYTES));
+  const nodeId = asBytes(map?.["node"], 32);
+  const endpoints = asListOf(map?.["endpoints"], MAX_ENDPOINTS, (item) => asBytes(item, ENDPOINT_BYTES));
+  const hlc = asUint(map?.["hlc"]);
+  const expiresAtMs = asUint(map?.["expires"]);
+  if (nodeId === undefined || endpoints === undefined || hlc === undefined || expiresAtMs === undefined) return undefined;
+  return { nodeId, endpoints: endpoints.filter(isUsableEndpoint), hlc, expiresAtMs, wire: copy };
+}
+
+interface Cached {
+  readonly nodeId: Uint8Array;
+  message: EndpointMessage | undefined;
+  /** Wall-clock time at which the message came. */
+  receivedAtMs: number;
+  /** Latest first. */
+  reached: { readonly endpoint: Uint8Array; readonly atMs: number }[];
+}
+
+export const Offer = { NEWER: "newer", OLD: "old", REFUSED: "refused" } as const;
+export type Offer = (typeof Offer)[keyof typeof Offer];
+
+/** Bound: `maxNodes` nodes; the one that was heard of longest ago goes first, and `evicted` counts it. */
+export class EndpointCache {
+  readonly #nodes = new Map<string, Cached>();
+  readonly #maxNodes: number;
+  evicted = 0;
+
+  constructor(maxNodes = 4096) {
+    this.#maxNodes = maxNodes;
+  }
+
+  get size(): number {
+    return this.#nodes.size;
+  }
+
+  /** Takes a verified message when its clock is above the one held. */
+  offer(message: EndpointMessage, wallMs: number): Offer {
+    const held = this.#nodes.get(toHex(message.nodeId));
+    if (held?.message !== undefined && message.hlc <= held.message.hlc) return Offer.OLD;
+    const cached = this.#touch(message.nodeId);
+    cached.message = message;
+    cached.receivedAtMs = wallMs;
+    return Offer.NEWER;
+  }
+
+  message(nodeId: Uint8Array): EndpointMessage | undefined {
+    return this.#nodes.get(toHex(nodeId))?.message;
+  }
+
+  /** Milliseconds since the node's message came; undefined when there is none. */
+  ageMs(nodeId: Uint8Array, wallMs: number): number | undefined {
+    const cached = this.#nodes.get(toHex(nodeId));
+    return cached?.message === undefined ? undefined : Math.max(0, wallMs - cached.receivedAtMs);
+  }
+
+  /** An authenticated packet came from there. */
+  noteReached(nodeId: Uint8Array, endpoint: Uint8Array, wallMs: number): void {
+    if (!isUsableEndpoint(endpoint)) return;
+    const cached = this.#touch(nodeId);
+    const others = cached.reached.filter((one) => !equal(one.endpoint, endpoint));
+    cached.reached = [{ endpoint: endpoint.slice(), atMs: wallMs }, ...others].slice(0, MAX_REACHED);
+  }
+
+  /**
+   * Best first, at most MAX_ENDPOINTS: where the node was reached last, what it says of itself, where it was reached before. What an expired
+   * message says comes last: a node that is back after a long time may still be there.
+   */
+  candidates(nodeId: Uint8Array, wallMs: number): Uint8Array[] {
+    const cached = this.#nodes.get(toHex(nodeId));
+    if (cached === undefined) return [];
+    const signed = cached.message?.endpoints ?? [];
+    const reached = cached.reached.filter((one) => wallMs - one.atMs < KEEP_MS).map((one) => one.endpoint);
+    const fresh = cached.message !== undefined && wallMs < cached.message.expiresAtMs;
+    const out: Uint8Array[] = [];
+    for (const endpoint of fresh ? [...reached.slice(0, 1), ...signed, ...reached] : [...reached, ...signed]) {
+      if (out.length < MAX_ENDPOINTS && !out.some((other) => equal(other, endpoint))) out.push(endpoint);
+    }
+    return out;
+  }
+
+  remove(nodeId: Uint8Array): void {
+    this.#nodes.delete(toHex(nodeId));
+  }
+
+  /** Messages worth handing on: not expired, in order of node id. */
+  current(wallMs: number): EndpointMessage[] {
+    const out: EndpointMessage[] = [];
+    for (const cached of this.#nodes.values()) {
+      if (cached.message !== undefined && wallMs < cached.message.expiresAtMs) out.push(cached.message);
+    }
+    return out.sort((a, b) => compare(a.nodeId, b.nodeId));
+  }
+
+  /** Count and 16-byte fingerprint of `messages`. */
+  static fingerprint(messages: readonly EndpointMessage[]): { readonly count: number; readonly fingerprint: Uint8Array } {
+    const hash = createHash("sha256");
+    for (const message of messages) hash.update(message.nodeId).update(String(message.hlc)).update("\0");
+    return { count: messages.length, fingerprint: hash.digest().subarray(0, 16) };
+  }
+
+  /** For a file; import() takes it back. Messages keep their signatures and are verified again then. */
+  export(): Uint8Array {
+    const nodes = [...this.#nodes.values()].map((cached) => ({
+      node: cached.nodeId,
+      wire: cached.message?.wire,
+      at: Math.max(0, Math.floor(cached.receivedAtMs)),
+      reached: cached.reached.map((one) => [one.endpoint, Math.max(0, Math.floor(one.atMs))]),
+    }));
+    return encodeCbor({ nodes });
+  }
+
+  /** @param bytes of export(); anything may be in them @returns how many nodes were taken */
+  import(bytes: Uint8Array, networkId: Uint8Array, keys: MeshKeys): number {
+    const list = asList(asMap(decodeCbor(bytes, MAX_EXPORT_BYTES))?.["nodes"], this.#maxNodes) ?? [];
+    let taken = 0;
+    for (const item of list) {
+      const map = asMap(item);
+      const nodeId = asBytes(map?.["node"], 32);
+      const receivedAtMs = asUint(map?.["at"]);
+      const reached = asListOf(map?.["reached"], MAX_REACHED, readReached);
+      if (nodeId === undefined || receivedAtMs === undefined || reached === undefined) continue;
+      const wire = asBytes(map?.["wire"], MAX_ENDPOINT_MESSAGE_BYTES, true);
+      const message = wire === undefined ? undefined : openEndpoints(wire, networkId, keys);
+      if (message !== undefined && equal(message.nodeId, nodeId)) this.offer(message, receivedAtMs);
+      for (const one of reached.reverse()) this.noteReached(nodeId, one.endpoint, one.atMs);
+      taken++;
+    }
+    return taken;
+  }
+
+  #touch(nodeId: Uint8Array): Cached {
+    const hex = toHex(nodeId);
+    let cached = this.#nodes.get(hex);
+    if (cached !== undefined) {
+      this.#nodes.delete(hex);
+    } else {
+      cached = { nodeId: nodeId.slice(), message: undefined, receivedAtMs: 0, reached: [] };
+      if (this.#nodes.size >= this.#maxNodes) {
+        this.#nodes.delete(this.#nodes.keys().next().value as string);
+        this.evicted++;
+      }
+    }
+    this.#nodes.set(hex, cached);
+    return cached;
+  }
+}
+
+/** The clock of a node's next endpoint message. */
+export function nextEndpointHlc(lastHlc: number, wallMs: number): number {
+  return Math.max(hlcFromWall(wallMs), lastHlc + 1);
+}
+
+function readReached(item: unknown): { endpoint: Uint8Array; atMs: number } | undefined {
+  if (!Array.isArray(item) || item.length !== 2) return undefined;
+  const endpoint = asBytes(item[0], ENDPOINT_BYTES);
+  const atMs = asUint(item[1]);
+  return endpoint === undefined || atMs === undefined ? undefined : { endpoint, atMs };
+}

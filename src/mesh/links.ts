@@ -1,0 +1,127 @@
+/**
+ * What MeshNode keeps per connected peer: queues of things to hand on, paced; rates of what comes in, bounded; when to compare digests.
+ * Bounds: MAX_LINKS links, MAX_QUEUED items per queue (what does not fit is found again by the next digest).
+ */
+import type { Now } from "../base/clock.ts";
+import type { PeerHello } from "./types.ts";
+
+export const MAX_LINKS = 4096;
+const MAX_QUEUED = 4096;
+/** Bulk messages handed on per second and peer, and how many at once. */
+const SEND_RATE = 800;
+const SEND_BURST = 32;
+/** Control messages taken from one peer per second, and how many at once. */
+const RECEIVE_RATE = 2000;
+const RECEIVE_BURST = 4000;
+/** The same for messages that cost more than a look-up: digests, lists, joins. */
+const COSTLY_RATE = 200;
+const COSTLY_BURST = 600;
+/** Bad signatures after which a peer's statements and endpoints are ignored for a while. */
+const FORGERY_LIMIT = 16;
+const MUTE_MS = 60_000;
+const FIRST_RETRY_MS = 2000;
+const MAX_RETRY_MS = 60_000;
+
+/** Token bucket: `rate` per second, at most `burst` at once. */
+class Bucket {
+  readonly #rate: number;
+  readonly #burst: number;
+  #level: number;
+  #atMs: number;
+
+  constructor(rate: number, burst: number, nowMs: number) {
+    this.#rate = rate;
+    this.#burst = burst;
+    this.#level = burst;
+    this.#atMs = nowMs;
+  }
+
+  take(nowMs: number): boolean {
+    const elapsedMs = Math.max(0, nowMs - this.#atMs);
+    this.#level = Math.min(this.#burst, this.#level + (elapsedMs * this.#rate) / 1000);
+    this.#atMs = nowMs;
+    if (this.#level < 1) return false;
+    this.#level -= 1;
+    return true;
+  }
+}
+
+export class Link {
+  readonly staticKey: Uint8Array;
+  readonly hex: string;
+  hello: PeerHello | undefined;
+  /** Statements the peer said it has, from its latest digest or ranges. */
+  remoteCount = 0;
+  /** The last comparison found no difference. */
+  isSynced = false;
+  /** When to send a digest next, monotonic; Infinity: only in the periodic round. */
+  digestDueMs: number;
+  lastDigestMs: number = Number.NEGATIVE_INFINITY;
+  /** Both by hash or node id in hex; insertion order is sending order. */
+  readonly statements: Set<string> = new Set();
+  readonly endpoints: Set<string> = new Set();
+  readonly #send: Bucket;
+  readonly #receive: Bucket;
+  readonly #costly: Bucket;
+  #retryMs: number = FIRST_RETRY_MS;
+  #forgeries = 0;
+  #mutedUntilMs: number = Number.NEGATIVE_INFINITY;
+
+  constructor(staticKey: Uint8Array, hex: string, nowMs: number) {
+    this.staticKey = staticKey.slice();
+    this.hex = hex;
+    this.digestDueMs = Number.POSITIVE_INFINITY;
+    this.#send = new Bucket(SEND_RATE, SEND_BURST, nowMs);
+    this.#receive = new Bucket(RECEIVE_RATE, RECEIVE_BURST, nowMs);
+    this.#costly = new Bucket(COSTLY_RATE, COSTLY_BURST, nowMs);
+  }
+
+  get hasQueued(): boolean {
+    return this.statements.size > 0 || this.endpoints.size > 0;
+  }
+
+  queueStatement(hashHex: string): void {
+    if (this.statements.size < MAX_QUEUED) this.statements.add(hashHex);
+  }
+
+  queueEndpoints(nodeHex: string): void {
+    if (this.endpoints.size < MAX_QUEUED) this.endpoints.add(nodeHex);
+  }
+
+  maySend(nowMs: number): boolean {
+    return this.#send.take(nowMs);
+  }
+
+  mayReceive(nowMs: number, costly: boolean): boolean {
+    return this.#receive.take(nowMs) && (!costly || this.#costly.take(nowMs));
+  }
+
+  noteForgery(now: Now): void {
+    this.#forgeries++;
+    if (this.#forgeries < FORGERY_LIMIT) return;
+    this.#forgeries = 0;
+    this.#mutedUntilMs = now.nowMs + MUTE_MS;
+  }
+
+  isMuted(nowMs: number): boolean {
+    return nowMs < this.#mutedUntilMs;
+  }
+
+  /** A difference is being worked on: look again later, less often each time. */
+  scheduleRetry(nowMs: number): void {
+    this.isSynced = false;
+    this.digestDueMs = Math.min(this.digestDueMs, nowMs + this.#retryMs);
+    this.#retryMs = Math.min(MAX_RETRY_MS, this.#retryMs * 2);
+  }
+
+  noteProgress(nowMs: number): void {
+    this.#retryMs = FIRST_RETRY_MS;
+    if (!this.isSynced) this.digestDueMs = nowMs + FIRST_RETRY_MS;
+  }
+
+  noteSynced(): void {
+    this.isSynced = true;
+    this.#retryMs = FIRST_RETRY_MS;
+    this.digestDueMs = Number.POSITIVE_INFINITY;
+  }
+}

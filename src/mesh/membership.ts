@@ -1,0 +1,332 @@
+/**
+ * This node's view of one network's membership: the roster, statements that wait for parents, what this node signs into it, and the
+ * members that count at this moment (resolved, and not expired by the wall clock). Knows no peers; mesh-node.ts hands statements around.
+ * Bound: MAX_PENDING waiting statements, oldest out first, counted. Source: docs/protocol.md, "Roster".
+ */
+import type { Now } from "../base/clock.ts";
+import { equal, toHex } from "../base/bytes.ts";
+import { WeftError } from "../base/errors.ts";
+import type { Random } from "../base/random.ts";
+import { type Ipv4Prefix, parseIpv4Prefix, pickIpv4Prefix } from "./addresses.ts";
+import type { CborMap } from "./cbor.ts";
+import type { JoinRequest } from "./control.ts";
+import { inviteIdOf } from "./invite.ts";
+import { findInvite, judgeJoin, type JoinVerdict, REMEMBER_ENDED_MS } from "./join-desk.ts";
+import type { MeshKeys, Signer } from "./keys.ts";
+import type { InviteUse } from "./resolve.ts";
+import { type AddResult, Roster, type RosterOptions } from "./roster.ts";
+import {
+  admitBody,
+  genesisBody,
+  hlcFromWall,
+  inviteBody,
+  isName,
+  MAX_INVITE_USES,
+  MAX_PARENTS,
+  MAX_TAGS,
+  revokeBody,
+  signStatement,
+  type Statement,
+  statementHash,
+} from "./statement.ts";
+import { type CreateInviteOptions, type CreateNetworkOptions, type InviteInfo, type Member, ROLES } from "./types.ts";
+
+const MAX_PENDING = 512;
+const MAX_TAG_BYTES = 256;
+const MAX_INVITE_MS = 365 * 86_400_000;
+/** Shortest beginning of a node id that names a node. */
+const MIN_ID_PREFIX = 8;
+
+export interface MembershipDeps {
+  readonly identity: Signer;
+  readonly keys: MeshKeys;
+  readonly random: Random;
+}
+
+export interface TakeResult {
+  readonly result: AddResult;
+  /** What entered: the statement itself and those that had waited for it, parents first. */
+  readonly added: readonly Statement[];
+}
+
+export interface MemberChanges {
+  readonly added: readonly Member[];
+  readonly removed: readonly Member[];
+  readonly changed: readonly Member[];
+}
+
+export interface SignedInvite {
+  readonly statement: Statement;
+  readonly seed: Uint8Array;
+  readonly inviteId: Uint8Array;
+  readonly expiresAtMs: number;
+  readonly uses: number;
+}
+
+export class Membership {
+  readonly roster: Roster;
+  pendingEvicted = 0;
+  readonly #identity: Signer;
+  readonly #keys: MeshKeys;
+  readonly #random: Random;
+  readonly #pending = new Map<string, Statement>();
+  #live: ReadonlyMap<string, Member> = new Map();
+  #byStatic: ReadonlyMap<string, Member> = new Map();
+
+  constructor(deps: MembershipDeps, networkId: Uint8Array, options: RosterOptions) {
+    this.#identity = deps.identity;
+    this.#keys = deps.keys;
+    this.#random = deps.random;
+    this.roster = new Roster({ keys: deps.keys, networkId }, options);
+  }
+
+  /**
+   * Signs the genesis of a network with this node as founder and first admin.
+   * @throws WeftError NAME_INVALID, PREFIX_INVALID, PREFIX_COLLISION
+   */
+  static found(deps: MembershipDeps, now: Now, network: CreateNetworkOptions, options: RosterOptions): Membership {
+    if (!isName(network.network)) throw badName("network", network.network);
+    if (!isName(network.name)) throw badName("node", network.name);
+    const nonce = deps.random.bytes(16);
+    const body = genesisBody(network.network, network.name, choosePrefix(network, nonce[0] as number), nonce);
+    const fields = { networkId: undefined, parents: [], hlc: Math.max(1, hlcFromWall(now.wallMs)), kind: "genesis", body };
+    const wire = signStatement(fields, deps.identity);
+    const membership = new Membership(deps, statementHash(wire), options);
+    membership.take(wire, now);
+    return membership;
+  }
+
+  get networkId(): Uint8Array {
+    return this.roster.networkId;
+  }
+
+  get self(): Member | undefined {
+    return this.#live.get(toHex(this.#identity.nodeId));
+  }
+
+  get isAdmin(): boolean {
+    return this.self?.roles.includes("admin") === true;
+  }
+
+  /** In order of admission. */
+  members(): Member[] {
+    return [...this.#live.values()];
+  }
+
+  byNode(nodeId: Uint8Array): Member | undefined {
+    return this.#live.get(toHex(nodeId));
+  }
+
+  byStaticHex(hex: string): Member | undefined {
+    return this.#byStatic.get(hex);
+  }
+
+  /**
+   * @param query name, overlay address, node id, or at least its first 8 characters
+   * @throws WeftError NODE_AMBIGUOUS
+   */
+  find(query: string): Member | undefined {
+    const text = query.trim().toLowerCase();
+    const members = this.members();
+    const exact = members.find((member) => member.name === text || member.ipv4 === text || member.ipv6 === text);
+    if (exact !== undefined || text.length < MIN_ID_PREFIX) return exact;
+    const matching = members.filter((member) => this.#keys.formatNodeId(member.nodeId).startsWith(text));
+    if (matching.length > 1) {
+      throw new WeftError("NODE_AMBIGUOUS", `"${query}" fits ${matching.length} nodes`, "give more of the id, or the name");
+    }
+    return matching[0];
+  }
+
+  /** @param wire any bytes */
+  take(wire: Uint8Array, now: Now): TakeResult {
+    const result = this.roster.add(wire, now.wallMs);
+    if (result.status === "missing") this.#wait(result.statement);
+    if (result.status !== "added") return { result, added: [] };
+    const added = [result.statement];
+    this.#pending.delete(result.statement.hashHex);
+    for (let progress = this.#pending.size > 0; progress; ) {
+      progress = false;
+      for (const [hash, statement] of this.#pending) {
+        const retried = this.roster.addOpened(statement, now.wallMs);
+        if (retried.status === "missing") continue;
+        this.#pending.delete(hash);
+        if (retried.status !== "added") continue;
+        added.push(statement);
+        progress = true;
+      }
+    }
+    return { result, added };
+  }
+
+  /** Brings the members up to date with the roster and the wall clock. @returns undefined when nothing changed */
+  refresh(now: Now): MemberChanges | undefined {
+    if (this.roster.size === 0) return undefined;
+    const live = new Map<string, Member>();
+    const byStatic = new Map<string, Member>();
+    const added: Member[] = [];
+    const changed: Member[] = [];
+    for (const member of this.roster.state.members) {
+      if (member.expiresAtMs !== undefined && now.wallMs >= member.expiresAtMs) continue;
+      const hex = toHex(member.nodeId);
+      const before = this.#live.get(hex);
+      live.set(hex, member);
+      byStatic.set(toHex(member.staticKey), member);
+      if (before === undefined) added.push(member);
+      else if (before !== member && !sameMember(before, member)) changed.push(member);
+    }
+    const removed = [...this.#live].filter(([hex]) => !live.has(hex)).map(([, member]) => member);
+    this.#live = live;
+    this.#byStatic = byStatic;
+    return added.length + changed.length + removed.length === 0 ? undefined : { added, removed, changed };
+  }
+
+  /** Wall-clock time of the next membership to expire; Infinity: none. */
+  nextExpiryMs(): number {
+    let next = Number.POSITIVE_INFINITY;
+    for (const member of this.#live.values()) next = Math.min(next, member.expiresAtMs ?? Number.POSITIVE_INFINITY);
+    return next;
+  }
+
+  /** Why a node is no member any more, from the latest removal of it. */
+  removalOf(nodeId: Uint8Array): { readonly reason: string; readonly by: Uint8Array | undefined } {
+    const removal = this.roster.state.removals.get(toHex(nodeId))?.at(-1)?.statement;
+    if (removal?.body.kind !== "revoke") return { reason: "its membership ended", by: undefined };
+    if (equal(removal.issuer, nodeId)) return { reason: removal.body.reason || "it left", by: undefined };
+    return { reason: removal.body.reason || "revoked by an admin", by: removal.issuer };
+  }
+
+  /** @throws WeftError NOT_ADMIN, INVITE_INVALID */
+  createInvite(now: Now, options: CreateInviteOptions): SignedInvite {
+    this.#requireAdmin("make an invite");
+    const uses = options.uses ?? 1;
+    const expiresMs = options.expiresMs ?? 3_600_000;
+    const roles = (options.roles ?? []).filter((role) => role !== "member");
+    const tags = options.tags ?? [];
+    if (!Number.isInteger(uses) || uses < 1 || uses > MAX_INVITE_USES) throw badInvite(`uses is ${uses}`, `1 to ${MAX_INVITE_USES}`);
+    if (!(expiresMs >= 1000 && expiresMs <= MAX_INVITE_MS)) throw badInvite(`its life is ${expiresMs} ms`, "1 second to 365 days");
+    const unknown = roles.find((role) => !ROLES.includes(role));
+    if (unknown !== undefined) throw badInvite(`its role is "${unknown}"`, ROLES.join(", "));
+    const badTag = tags.find((tag) => tag === "" || tag.length > 32);
+    const tagBytes = tags.reduce((total, tag) => total + Buffer.byteLength(tag), 0);
+    if (badTag !== undefined || tags.length > MAX_TAGS || tagBytes > MAX_TAG_BYTES) {
+      throw badInvite(`it has ${tags.length} tags of ${tagBytes} bytes`, `${MAX_TAGS} tags of 1–32 characters, ${MAX_TAG_BYTES} bytes together`);
+    }
+    const seed = this.#random.bytes(32);
+    const key = this.#keys.signerFromSeed(seed).nodeId;
+    const expiresAtMs = Math.floor(now.wallMs + expiresMs);
+    const statement = this.#sign(now, "invite", inviteBody({ key, uses, expiresAtMs, roles, tags }), []);
+    return { statement, seed, inviteId: inviteIdOf(key), expiresAtMs, uses };
+  }
+
+  invites(wallMs: number): InviteInfo[] {
+    return this.roster.state.invites.map((use) => this.#describe(use, wallMs));
+  }
+
+  /**
+   * What the session layer asks about the invite id in a handshake of an unknown key. Only an admin's answer can be other than "unknown";
+   * "ended" invites are remembered 30 days, so that the joining node can be told why.
+   */
+  acceptsInvite(inviteId: Uint8Array, wallMs: number): "live" | "ended" | "unknown" {
+    if (!this.isAdmin) return "unknown";
+    const use = findInvite(this.roster, inviteId, wallMs);
+    if (use === undefined) return "unknown";
+    const { endedAtMs } = this.roster.inviteState(use, wallMs);
+    if (endedAtMs === undefined) return "live";
+    return wallMs - endedAtMs <= REMEMBER_ENDED_MS ? "ended" : "unknown";
+  }
+
+  /** @throws WeftError NOT_ADMIN, INVITE_UNKNOWN */
+  endInvite(now: Now, inviteId: Uint8Array, reason: string): Statement {
+    this.#requireAdmin("end an invite");
+    const use = findInvite(this.roster, inviteId, now.wallMs);
+    if (use === undefined) throw new WeftError("INVITE_UNKNOWN", "no invite has this id", "list them: weft invite --list");
+    const invite = use.entry.statement.hash;
+    return this.#sign(now, "revoke", revokeBody({ node: undefined, invite, reason }), [invite]);
+  }
+
+  /** Folds more heads than one statement can name first, so that nothing known stays concurrent. @throws WeftError NOT_ADMIN */
+  revoke(now: Now, member: Member, reason: string): Statement[] {
+    this.#requireAdmin("revoke a node");
+    const out: Statement[] = [];
+    while (this.roster.headCount > MAX_PARENTS) out.push(this.#sign(now, "merge", {}, []));
+    out.push(this.#sign(now, "revoke", revokeBody({ node: member.nodeId, invite: undefined, reason }), [member.admission]));
+    return out;
+  }
+
+  /** @throws WeftError NOT_MEMBER */
+  leave(now: Now): Statement {
+    const self = this.self;
+    if (self === undefined) throw new WeftError("NOT_MEMBER", "this node is in no network", "nothing is to be left");
+    return this.#sign(now, "revoke", revokeBody({ node: self.nodeId, invite: undefined, reason: "" }), []);
+  }
+
+  judgeJoin(request: JoinRequest, staticKey: Uint8Array, wallMs: number): JoinVerdict {
+    return judgeJoin({ roster: this.roster, keys: this.#keys, isAdmin: this.isAdmin }, request, staticKey, wallMs);
+  }
+
+  admit(now: Now, verdict: Extract<JoinVerdict, { verdict: "admit" }>): Statement {
+    return this.#sign(now, "admit", admitBody(verdict.body), [verdict.inviteHash]);
+  }
+
+  #sign(now: Now, kind: string, body: CborMap, required: readonly Uint8Array[]): Statement {
+    const self = this.self;
+    const own = self === undefined ? [] : [self.admission];
+    const { parents, hlc } = this.roster.parentsFor([...own, ...required], now.wallMs);
+    const wire = signStatement({ networkId: this.networkId, parents, hlc, kind, body }, this.#identity);
+    const result = this.roster.add(wire, now.wallMs);
+    if (result.status === "added") return result.statement;
+    const why = result.status === "refused" ? result.reason : result.status;
+    throw new WeftError("STATEMENT_REFUSED", `the roster does not take the statement: ${why}`, "check this machine's clock and its role: weft status");
+  }
+
+  #requireAdmin(what: string): void {
+    if (this.isAdmin) return;
+    throw new WeftError("NOT_ADMIN", `only an admin can ${what}`, "do it on an admin: weft members shows who is one");
+  }
+
+  #describe(use: InviteUse, wallMs: number): InviteInfo {
+    const { state, endedAtMs } = this.roster.inviteState(use, wallMs);
+    const { key, uses, expiresAtMs, roles, tags } = use.body;
+    const issuer = use.entry.statement.issuer;
+    return { inviteId: inviteIdOf(key), state, uses, used: use.used, expiresAtMs, endedAtMs, roles, tags, issuer };
+  }
+
+  #wait(statement: Statement): void {
+    if (this.#pending.size >= MAX_PENDING) {
+      this.#pending.delete(this.#pending.keys().next().value as string);
+      this.pendingEvicted++;
+    }
+    this.#pending.set(statement.hashHex, statement);
+  }
+}
+
+function choosePrefix(network: CreateNetworkOptions, seed: number): Ipv4Prefix {
+  const avoid = network.avoid ?? [];
+  if (network.ipv4 === undefined) {
+    const picked = pickIpv4Prefix(seed, avoid);
+    if (picked !== undefined) return picked;
+    throw new WeftError("PREFIX_COLLISION", "every /16 of 100.64.0.0/10 collides with a local network", "choose a prefix: weft init NETWORK --ipv4 10.77.0.0/16");
+  }
+  const prefix = parseIpv4Prefix(network.ipv4);
+  if (prefix !== undefined) return prefix;
+  throw new WeftError("PREFIX_INVALID", `"${network.ipv4}" is no IPv4 prefix of 8 to 30 bits`, "write it like 10.77.0.0/16, with zeros behind the prefix");
+}
+
+function sameMember(a: Member, b: Member): boolean {
+  return (
+    a.name === b.name &&
+    a.ipv4 === b.ipv4 &&
+    a.expiresAtMs === b.expiresAtMs &&
+    a.roles.join() === b.roles.join() &&
+    a.tags.join("\0") === b.tags.join("\0") &&
+    equal(a.admission, b.admission)
+  );
+}
+
+function badName(what: string, name: string): WeftError {
+  return new WeftError("NAME_INVALID", `"${name}" is no valid ${what} name`, "use 1–63 of a–z, 0–9 and -, not beginning or ending with -");
+}
+
+function badInvite(what: string, allowed: string): WeftError {
+  return new WeftError("INVITE_INVALID", `the invite cannot be made: ${what}`, `allowed: ${allowed}`);
+}

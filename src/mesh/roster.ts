@@ -1,0 +1,318 @@
+/**
+ * The roster of one network: a bounded set of verified statements, closed under parents, with its resolved state.
+ *
+ * A statement enters only when its parents are here, its clock is above theirs, and its issuer had the authority for it in the state of its
+ * own ancestors. These are properties of the statement alone, so every node lets in the same ones whatever the order of arrival;
+ * only the bounds (statements, statements a plain member may issue) and the clock guard depend on the node, and they have names.
+ * Statements that wait for parents are the caller's business. Source: docs/protocol.md, "Roster".
+ */
+import { createHash } from "node:crypto";
+import { toHex } from "../base/bytes.ts";
+import { nodeAddress } from "../crypto/node-id.ts";
+import type { MeshKeys } from "./keys.ts";
+import { type Admins, type Derived, type Entry, type InviteUse, type Resolution, isAncestor, resolve } from "./resolve.ts";
+import {
+  type GenesisBody,
+  HASH_BYTES,
+  MAX_PARENTS,
+  Refusal,
+  type Statement,
+  compareStatements,
+  hlcFromWall,
+  openStatement,
+  statementHash,
+  wallFromHlc,
+} from "./statement.ts";
+import { InviteState, type Member } from "./types.ts";
+
+/** Statements that one member without the role admin may have in the roster. */
+export const MEMBER_QUOTA = 64;
+/** How far ahead of a sane local clock a statement may be. */
+const FUTURE_LIMIT_MS = 86_400_000;
+
+export interface RosterOptions {
+  /** @default 2048 */
+  readonly maxMembers?: number;
+  /** @default 8192 */
+  readonly maxStatements?: number;
+}
+
+export type AddResult =
+  | { readonly status: "added"; readonly statement: Statement }
+  | { readonly status: "known" }
+  | { readonly status: "missing"; readonly statement: Statement; readonly parents: readonly Uint8Array[] }
+  | { readonly status: "refused"; readonly reason: Refusal };
+
+export class Roster {
+  readonly networkId: Uint8Array;
+  readonly #keys: MeshKeys;
+  readonly #maxMembers: number;
+  readonly #maxStatements: number;
+  readonly #entries = new Map<string, Entry>();
+  /** In (hlc, hash) order. */
+  readonly #sorted: Entry[] = [];
+  /** Hashes in the order of #sorted, 32 bytes each, for range fingerprints; made on demand. */
+  #hashes: Uint8Array | undefined;
+  readonly #heads = new Set<Entry>();
+  readonly #admissions = new Map<string, Entry[]>();
+  readonly #memberIssued = new Map<string, number>();
+  readonly #derived = new Map<string, Derived>();
+  #resolution: Resolution | undefined;
+
+  constructor(deps: { readonly keys: MeshKeys; readonly networkId: Uint8Array }, options: RosterOptions = {}) {
+    this.networkId = deps.networkId;
+    this.#keys = deps.keys;
+    this.#maxMembers = options.maxMembers ?? 2048;
+    this.#maxStatements = options.maxStatements ?? 8192;
+  }
+
+  get size(): number {
+    return this.#sorted.length;
+  }
+
+  get maxMembers(): number {
+    return this.#maxMembers;
+  }
+
+  /** Largest clock of all statements; 0 when empty. */
+  get maxHlc(): number {
+    return this.#sorted.at(-1)?.statement.hlc ?? 0;
+  }
+
+  has(hash: Uint8Array): boolean {
+    return this.#entries.has(toHex(hash));
+  }
+
+  get(hash: Uint8Array): Statement | undefined {
+    return this.#entries.get(toHex(hash))?.statement;
+  }
+
+  /** All statements in (hlc, hash) order, so that parents come before children. */
+  *statements(): Generator<Statement> {
+    for (const entry of this.#sorted) yield entry.statement;
+  }
+
+  /** @param wire any bytes; copied @param wallMs guards against clocks far ahead; Infinity for none */
+  add(wire: Uint8Array, wallMs: number): AddResult {
+    if (this.#entries.has(toHex(statementHash(wire)))) return { status: "known" };
+    const statement = openStatement(wire, this.networkId, this.#keys);
+    return typeof statement === "string" ? { status: "refused", reason: statement } : this.addOpened(statement, wallMs);
+  }
+
+  /** @param statement one that openStatement has verified for this network */
+  addOpened(statement: Statement, wallMs: number): AddResult {
+    if (this.#entries.has(statement.hashHex)) return { status: "known" };
+    const parents: Entry[] = [];
+    const missing: Uint8Array[] = [];
+    for (const hash of statement.parents) {
+      const parent = this.#entries.get(toHex(hash));
+      if (parent === undefined) missing.push(hash);
+      else parents.push(parent);
+    }
+    if (missing.length > 0) return { status: "missing", statement, parents: missing };
+    const depth = parents.reduce((deepest, parent) => Math.max(deepest, parent.depth + 1), 0);
+    const entry: Entry = {
+      statement,
+      index: this.#sorted.length,
+      parents,
+      depth,
+      touchesAdmins: parents.some((parent) => parent.touchesAdmins),
+      ancestors: undefined,
+      adminsAfter: undefined,
+    };
+    const reason = this.#judge(entry, wallMs);
+    if (reason !== undefined) return { status: "refused", reason };
+    this.#insert(entry);
+    return { status: "added", statement };
+  }
+
+  /** The state; resolved again only after a change. @throws TypeError while the roster is empty */
+  get state(): Resolution {
+    if (this.#sorted.length === 0) throw new TypeError("a roster without genesis has no state");
+    this.#resolution ??= this.#resolve(this.#sorted);
+    return this.#resolution;
+  }
+
+  get genesis(): GenesisBody | undefined {
+    return this.#sorted[0]?.statement.body as GenesisBody | undefined;
+  }
+
+  member(nodeId: Uint8Array): Member | undefined {
+    return this.#sorted.length === 0 ? undefined : this.state.byNode.get(toHex(nodeId));
+  }
+
+  /**
+   * At most MAX_PARENTS parents for a statement to be signed now: the latest heads, and always descendants of (or themselves) `required`.
+   * @returns with the lowest clock that is above all of them
+   */
+  parentsFor(required: readonly Uint8Array[], wallMs: number): { readonly parents: readonly Uint8Array[]; readonly hlc: number } {
+    const heads = [...this.#heads].sort((a, b) => compareStatements(b.statement, a.statement));
+    const chosen = heads.slice(0, MAX_PARENTS);
+    const needed = required.map((hash) => this.#entries.get(toHex(hash)) as Entry);
+    let replaceable = chosen.length - 1;
+    for (const entry of needed) {
+      if (chosen.some((parent) => parent === entry || isAncestor(entry, parent))) continue;
+      if (chosen.length < MAX_PARENTS) chosen.push(entry);
+      else chosen[replaceable--] = entry;
+    }
+    let latest = 0;
+    for (const parent of chosen) latest = Math.max(latest, parent.statement.hlc);
+    return { parents: chosen.map((parent) => parent.statement.hash), hlc: Math.max(hlcFromWall(wallMs), latest + 1) };
+  }
+
+  get headCount(): number {
+    return this.#heads.size;
+  }
+
+  /** @returns the invite's state for people and for acceptsInvite */
+  inviteState(use: InviteUse, wallMs: number): { readonly state: InviteState; readonly endedAtMs: number | undefined } {
+    if (use.revokedHlc !== undefined) return { state: InviteState.REVOKED, endedAtMs: wallFromHlc(use.revokedHlc) };
+    if (use.usedUpHlc !== undefined) return { state: InviteState.USED_UP, endedAtMs: wallFromHlc(use.usedUpHlc) };
+    if (wallMs >= use.body.expiresAtMs) return { state: InviteState.EXPIRED, endedAtMs: use.body.expiresAtMs };
+    return { state: InviteState.LIVE, endedAtMs: undefined };
+  }
+
+  /** How many statements have lower ≤ hlc < upper, and a 16-byte fingerprint of exactly those. */
+  fingerprint(lower: number, upper: number): { readonly count: number; readonly fingerprint: Uint8Array } {
+    const [from, to] = this.#span(lower, upper);
+    const hashes = this.#sortedHashes();
+    const digest = createHash("sha256").update(hashes.subarray(from * HASH_BYTES, to * HASH_BYTES)).digest();
+    return { count: to - from, fingerprint: digest.subarray(0, 16) };
+  }
+
+  /** Statements with lower ≤ hlc < upper in order. */
+  range(lower: number, upper: number): readonly Statement[] {
+    const [from, to] = this.#span(lower, upper);
+    return this.#sorted.slice(from, to).map((entry) => entry.statement);
+  }
+
+  #span(lower: number, upper: number): [number, number] {
+    const from = this.#firstAtOrAbove(lower);
+    return [from, Math.max(from, this.#firstAtOrAbove(upper))];
+  }
+
+  #firstAtOrAbove(hlc: number): number {
+    let low = 0;
+    let high = this.#sorted.length;
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      if ((this.#sorted[middle] as Entry).statement.hlc < hlc) low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  }
+
+  #sortedHashes(): Uint8Array {
+    if (this.#hashes === undefined) {
+      const hashes = new Uint8Array(this.#sorted.length * HASH_BYTES);
+      this.#sorted.forEach((entry, i) => hashes.set(entry.statement.hash, i * HASH_BYTES));
+      this.#hashes = hashes;
+    }
+    return this.#hashes;
+  }
+
+  #insert(entry: Entry): void {
+    const { statement } = entry;
+    let at = this.#sorted.length;
+    while (at > 0 && compareStatements((this.#sorted[at - 1] as Entry).statement, statement) > 0) at--;
+    this.#sorted.splice(at, 0, entry);
+    this.#entries.set(statement.hashHex, entry);
+    for (const parent of entry.parents) this.#heads.delete(parent);
+    this.#heads.add(entry);
+    const body = statement.body;
+    const node = body.kind === "admit" ? toHex(body.node) : body.kind === "genesis" ? statement.issuerHex : undefined;
+    if (node !== undefined) {
+      const list = this.#admissions.get(node);
+      if (list === undefined) this.#admissions.set(node, [entry]);
+      else list.push(entry);
+    }
+    if (!isAdminKind(statement)) {
+      this.#memberIssued.set(statement.issuerHex, (this.#memberIssued.get(statement.issuerHex) ?? 0) + 1);
+    }
+    this.#hashes = undefined;
+    this.#resolution = undefined;
+  }
+
+  #judge(entry: Entry, wallMs: number): Refusal | undefined {
+    const { statement } = entry;
+    if (this.#sorted.length >= this.#maxStatements) return Refusal.ROSTER_FULL;
+    const first = this.#sorted[0];
+    if (first === undefined) return undefined;
+    for (const parent of entry.parents) if (parent.statement.hlc >= statement.hlc) return Refusal.CLOCK_ORDER;
+    // a clock before the network's birth is unset, and then judges nobody
+    const clockIsSane = wallMs >= wallFromHlc(first.statement.hlc);
+    if (clockIsSane && wallFromHlc(statement.hlc) > wallMs + FUTURE_LIMIT_MS) return Refusal.FUTURE;
+    if (statement.body.kind === "genesis") return Refusal.FOREIGN;
+    const adminsBefore = this.#adminsBefore(entry);
+    entry.touchesAdmins ||= mayChangeAdmins(statement, adminsBefore);
+    const adminUntil = adminsBefore.get(statement.issuerHex);
+    const isAdmin = adminUntil !== undefined && wallFromHlc(statement.hlc) <= adminUntil;
+    if (!isAdminKind(statement)) {
+      const wasAdmitted = this.#admissions.get(statement.issuerHex)?.some((admission) => isAncestor(admission, entry)) === true;
+      if (!wasAdmitted) return Refusal.NOT_AUTHORISED;
+      const over = (this.#memberIssued.get(statement.issuerHex) ?? 0) >= MEMBER_QUOTA;
+      return over && !isAdmin ? Refusal.ISSUER_QUOTA : undefined;
+    }
+    if (!isAdmin) return Refusal.NOT_AUTHORISED;
+    const invite = statement.body.kind === "admit" || statement.body.kind === "revoke" ? statement.body.invite : undefined;
+    if (invite === undefined) return undefined;
+    const inviteEntry = this.#entries.get(toHex(invite));
+    if (inviteEntry?.statement.body.kind !== "invite" || !isAncestor(inviteEntry, entry)) return Refusal.UNKNOWN_INVITE;
+    const late = wallFromHlc(statement.hlc) > inviteEntry.statement.body.expiresAtMs;
+    return late && statement.body.kind === "admit" ? Refusal.INVITE_EXPIRED : undefined;
+  }
+
+  /** Admins in the state of the entry's ancestors. */
+  #adminsBefore(entry: Entry): Admins {
+    const parent = entry.parents[0];
+    if (parent === undefined) return new Map();
+    if (entry.parents.length === 1) return this.#adminsAfter(parent);
+    if (!entry.parents.some((one) => one.touchesAdmins)) return this.#adminsAfter(this.#sorted[0] as Entry);
+    return this.#resolve(this.#ancestry(entry, false)).admins;
+  }
+
+  /** Asked for every entry as it is judged, so the walk down ends after one step except for the first child of a merge. */
+  #adminsAfter(entry: Entry): Admins {
+    if (entry.adminsAfter === undefined) {
+      if (entry.parents.length > 0 && !entry.touchesAdmins) entry.adminsAfter = this.#adminsAfter(this.#sorted[0] as Entry);
+      else if (entry.parents.length === 1) {
+        const before = this.#adminsAfter(entry.parents[0] as Entry);
+        entry.adminsAfter = mayChangeAdmins(entry.statement, before) ? this.#resolve(this.#ancestry(entry, true)).admins : before;
+      } else entry.adminsAfter = this.#resolve(this.#ancestry(entry, true)).admins;
+    }
+    return entry.adminsAfter;
+  }
+
+  #ancestry(entry: Entry, withSelf: boolean): Entry[] {
+    return this.#sorted.filter((other) => (withSelf && other === entry) || isAncestor(other, entry));
+  }
+
+  #resolve(entries: readonly Entry[]): Resolution {
+    return resolve(entries, { networkId: this.networkId, maxMembers: this.#maxMembers, derive: (nodeId) => this.#derive(nodeId) });
+  }
+
+  #derive(nodeId: Uint8Array): Derived {
+    const hex = toHex(nodeId);
+    let derived = this.#derived.get(hex);
+    if (derived === undefined) {
+      // openStatement has refused ids without a static key
+      derived = { staticKey: this.#keys.staticKeyOf(nodeId) as Uint8Array, ipv6: nodeAddress(this.networkId, nodeId) };
+      this.#derived.set(hex, derived);
+    }
+    return derived;
+  }
+}
+
+/** Needs the role admin; everything else any member may say (leaving, and kinds of later versions). */
+function isAdminKind(statement: Statement): boolean {
+  const { body } = statement;
+  if (body.kind === "revoke") return body.node === undefined || toHex(body.node) !== statement.issuerHex;
+  return body.kind !== "unknown";
+}
+
+/** @param before admins before the statement; others than these can change only by an admission as admin */
+function mayChangeAdmins(statement: Statement, before: Admins): boolean {
+  const { body } = statement;
+  if (body.kind === "admit") return body.roles.includes("admin") || before.has(toHex(body.node));
+  return body.kind === "revoke" && body.node !== undefined && before.has(toHex(body.node));
+}

@@ -1,0 +1,309 @@
+/**
+ * weft.toml: read, validated, resolved once into a frozen complete object. Looked for in the state directory, then in /etc/weft.
+ * Command-line options win over the file, the file over the defaults. Every mistake is one line that names the file, the key, the
+ * value and what would be right; nothing unknown is skipped silently.
+ */
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { parse, TomlError } from "smol-toml";
+import * as z from "zod/mini";
+import { fromHex } from "../base/bytes.ts";
+import { parseAddress, parseEndpoint } from "../base/endpoint.ts";
+import { WeftError } from "../base/errors.ts";
+import { LOG_LEVELS } from "./log.ts";
+import type { LogLevel } from "./log.ts";
+
+export const DEFAULT_PORT = 9338;
+export const CONFIG_NAME = "weft.toml";
+const SYSTEM_DIRECTORY = "/etc/weft";
+
+/** Smallest and largest underlay packet that makes sense (RFC 8200 section 5; jumbo frames). */
+export const MIN_UNDERLAY_MTU_BYTES = 1280;
+export const MAX_UNDERLAY_MTU_BYTES = 9216;
+
+export interface ListenAddress {
+  readonly address: string;
+  /** 0 = any free one */
+  readonly port: number;
+}
+
+/** What the daemon runs with. */
+export interface Config {
+  /** Name to use in the network; undefined = the host's name. */
+  readonly name: string | undefined;
+  /** @default 0.0.0.0 and [::], port 9338 */
+  readonly listen: readonly ListenAddress[];
+  /** HOST:PORT at which others reach this node, besides what it finds itself. @default none */
+  readonly endpoints: readonly string[];
+  /** undefined = agent node without an interface; "%d" is replaced by the kernel. @default "weft%d" */
+  readonly tun: string | undefined;
+  /** Largest underlay packet in bytes, 0 = take it from the interfaces. @default 0 */
+  readonly underlayMtuBytes: number;
+  /** @default "require" */
+  readonly pq: "require" | "prefer";
+  /** Node id or name → 32 bytes that go into the handshake. */
+  readonly psk: ReadonlyMap<string, Uint8Array>;
+  readonly gso: boolean;
+  readonly gro: boolean;
+  readonly tso: boolean;
+  /** SO_MARK of the underlay sockets, 0 = none. @default 0 */
+  readonly mark: number;
+  /** @default 1024 */
+  readonly maxPeers: number;
+  readonly logLevel: LogLevel;
+  readonly logFormat: "text" | "json";
+}
+
+/** What the command line or an embedding program may set; undefined = not given. */
+export interface ConfigOverrides {
+  readonly name?: string | undefined;
+  readonly listen?: readonly string[] | undefined;
+  readonly endpoints?: readonly string[] | undefined;
+  /** false = agent node */
+  readonly tun?: string | false | undefined;
+  readonly logLevel?: LogLevel | undefined;
+  readonly maxPeers?: number | undefined;
+}
+
+const NAME_PATTERN = /^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/;
+const TUN_PATTERN = /^(?:[A-Za-z0-9_.-]{1,15}|[A-Za-z0-9_.-]{1,12}%d)$/;
+
+/** @returns undefined when the text is no ADDR:PORT with a port of 0–65535 */
+export function parseListen(text: string): ListenAddress | undefined {
+  const zero = /^(.*):0$/.exec(text);
+  if (zero === null) return parseEndpoint(text);
+  const probe = parseEndpoint(`${zero[1]}:1`);
+  return probe === undefined ? undefined : { address: probe.address, port: 0 };
+}
+
+/** @returns undefined when the text is no HOST:PORT; the host is an address (IPv6 in brackets) or a DNS name */
+export function parseHostPort(text: string): { readonly host: string; readonly port: number } | undefined {
+  const match = /^(?:\[([0-9a-fA-F:.]+)\]|([^\s:[\]/]+)):(\d{1,5})$/.exec(text);
+  if (match === null) return undefined;
+  const host = (match[1] ?? match[2]) as string;
+  const port = Number(match[3]);
+  if (port < 1 || port > 65535) return undefined;
+  if (match[1] !== undefined && parseAddress(host) === undefined) return undefined;
+  if (match[1] === undefined && !/^(?!-)[A-Za-z0-9._-]{1,253}$/.test(host)) return undefined;
+  return { host, port };
+}
+
+/** 32 bytes as 64 hexadecimal digits or 44 characters of base64. @returns undefined otherwise */
+export function parsePsk(text: string): Uint8Array | undefined {
+  if (text.length === 64) return fromHex(text);
+  if (!/^[A-Za-z0-9+/]{43}=$/.test(text)) return undefined;
+  const bytes = Buffer.from(text, "base64");
+  return bytes.length === 32 ? Uint8Array.from(bytes) : undefined;
+}
+
+/** A node name as the roster takes it: the letters of a DNS label. */
+export function isNodeName(text: string): boolean {
+  return NAME_PATTERN.test(text);
+}
+
+/** The file as it is written; every key may be missing. */
+export interface FileConfig {
+  name?: string | undefined;
+  listen?: string[] | undefined;
+  endpoints?: string[] | undefined;
+  tun?: string | false | undefined;
+  mtu?: number | undefined;
+  pq?: "require" | "prefer" | undefined;
+  psk?: Record<string, string> | undefined;
+  gso?: boolean | undefined;
+  gro?: boolean | undefined;
+  tso?: boolean | undefined;
+  mark?: number | undefined;
+  max_peers?: number | undefined;
+  log?: { level?: LogLevel | undefined; format?: "text" | "json" | undefined } | undefined;
+}
+
+const text = (what: string, ok: (value: string) => boolean): z.ZodMiniString =>
+  z.string(`must be ${what} in quotes`).check(z.refine(ok, `must be ${what}`)) as z.ZodMiniString;
+const flag = (): z.ZodMiniOptional<z.ZodMiniBoolean> => z.optional(z.boolean("must be true or false"));
+const whole = (low: number, high: number, unit: string): z.ZodMiniOptional<z.ZodMiniNumber> => {
+  const message = `must be a whole number of ${unit} from ${low} to ${high}`;
+  return z.optional(z.int(message).check(z.gte(low, message), z.lte(high, message)) as unknown as z.ZodMiniNumber);
+};
+
+const listenText = text('an address and port such as "0.0.0.0:9338" or "[::]:9338"', (value) => parseListen(value) !== undefined);
+const endpointText = text('HOST:PORT such as "vpn.example.org:9338"', (value) => parseHostPort(value) !== undefined);
+
+const fileShape = {
+  name: z.optional(text("1–63 of a–z, 0–9 and -", isNodeName)),
+  listen: z.optional(z.array(listenText, "must be a list of addresses and ports").check(z.minLength(1, "must have at least one entry"), z.maxLength(8, "must have at most 8 entries"))),
+  endpoints: z.optional(z.array(endpointText, "must be a list of HOST:PORT").check(z.maxLength(8, "must have at most 8 entries"))),
+  tun: z.optional(
+    z.union([z.literal(false), text("an interface name", (value) => TUN_PATTERN.test(value))], "must be an interface name of at most 15 characters, or false"),
+  ),
+  mtu: whole(MIN_UNDERLAY_MTU_BYTES, MAX_UNDERLAY_MTU_BYTES, "bytes (underlay packet)"),
+  pq: z.optional(z.enum(["require", "prefer"], 'must be "require" or "prefer"')),
+  psk: z.optional(z.record(z.string(), text("32 bytes as 64 hexadecimal digits or base64", (value) => parsePsk(value) !== undefined), "must be a table of NODE = KEY")),
+  gso: flag(),
+  gro: flag(),
+  tso: flag(),
+  mark: whole(0, 4294967295, "the socket mark"),
+  max_peers: whole(1, 65536, "peers"),
+  log: z.optional(
+    z.strictObject(
+      {
+        level: z.optional(z.enum(LOG_LEVELS, `must be one of ${LOG_LEVELS.join(", ")}`)),
+        format: z.optional(z.enum(["text", "json"], 'must be "text" or "json"')),
+      },
+      "must be a table",
+    ),
+  ),
+};
+const fileSchema: z.ZodMiniType<FileConfig> = z.strictObject(fileShape);
+
+/** Valid keys by table path ("" = top level), for the nearest-key hint. */
+const KEYS: ReadonlyMap<string, readonly string[]> = new Map([
+  ["", Object.keys(fileShape)],
+  ["log", ["level", "format"]],
+]);
+
+/** Levenshtein distance, for short words. */
+function distance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, i) => i);
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i];
+    for (let j = 1; j <= b.length; j++) {
+      next.push(Math.min((row[j] as number) + 1, (next[j - 1] as number) + 1, (row[j - 1] as number) + (a[i - 1] === b[j - 1] ? 0 : 1)));
+    }
+    row = next;
+  }
+  return row[b.length] as number;
+}
+
+/** @returns the candidate closest to `word`, or undefined when none is close */
+export function nearest(word: string, candidates: readonly string[]): string | undefined {
+  let best: string | undefined;
+  let bestDistance = word.length < 4 ? 2 : 3;
+  for (const candidate of candidates) {
+    const d = distance(word.toLowerCase(), candidate);
+    if (d < bestDistance) {
+      best = candidate;
+      bestDistance = d;
+    }
+  }
+  return best;
+}
+
+function invalid(message: string, remedy: string, cause?: unknown): WeftError {
+  return new WeftError("CONFIG_INVALID", message, remedy, cause === undefined ? undefined : { cause });
+}
+
+function describe(value: unknown): string {
+  const shown = JSON.stringify(value, (_, item: unknown) => (typeof item === "bigint" ? String(item) : item)) ?? String(value);
+  return shown.length > 60 ? `${shown.slice(0, 57)}…` : shown;
+}
+
+function valueAt(root: unknown, path: readonly PropertyKey[]): unknown {
+  let at = root;
+  for (const key of path) {
+    if (typeof at !== "object" || at === null) return undefined;
+    at = (at as Record<PropertyKey, unknown>)[key];
+  }
+  return at;
+}
+
+/** @param file path for messages @throws WeftError CONFIG_INVALID */
+export function parseConfig(source: string, file: string): FileConfig {
+  let value: unknown;
+  try {
+    value = parse(source);
+  } catch (cause) {
+    if (!(cause instanceof TomlError)) throw cause;
+    const what = cause.message.split("\n")[0]?.replace(/^Invalid TOML document: /, "") ?? "not TOML";
+    throw invalid(`${file}:${cause.line}:${cause.column}: not valid TOML: ${what}`, "correct that line", cause);
+  }
+  const result = z.safeParse(fileSchema, value);
+  if (result.success) return result.data;
+  const issues = result.error.issues;
+  const unknown = issues.find((issue) => issue.code === "unrecognized_keys");
+  if (unknown !== undefined) {
+    const table = unknown.path.join(".");
+    const key = unknown.keys[0] as string;
+    const known = KEYS.get(table) ?? [];
+    const path = table === "" ? key : `${table}.${key}`;
+    const near = nearest(key, known);
+    throw invalid(
+      `${file}: unknown key "${path}"`,
+      near === undefined ? `remove it; known keys: ${known.join(", ")}` : `did you mean "${table === "" ? near : `${table}.${near}`}"? Otherwise remove it`,
+    );
+  }
+  const issue = issues[0] as (typeof issues)[number];
+  const path = issue.path.join(".");
+  const secret = issue.path[0] === "psk";
+  const shown = secret ? "" : ` = ${describe(valueAt(value, issue.path))}`;
+  throw invalid(`${file}: ${path}${shown} ${issue.message}`, "correct the value or remove the line for the default");
+}
+
+/** @returns the configuration file that applies to this state directory, or undefined */
+export function findConfig(stateDirectory: string): string | undefined {
+  return [join(stateDirectory, CONFIG_NAME), join(SYSTEM_DIRECTORY, CONFIG_NAME)].find((file) => existsSync(file));
+}
+
+/**
+ * Reads the file if there is one and merges the overrides.
+ * @throws WeftError CONFIG_INVALID (file) or USAGE (override)
+ */
+export function loadConfig(stateDirectory: string, overrides: ConfigOverrides = {}): Config {
+  const file = findConfig(stateDirectory);
+  let fromFile: FileConfig = {};
+  if (file !== undefined) {
+    let source: string;
+    try {
+      source = readFileSync(file, "utf8");
+    } catch (cause) {
+      throw invalid(`cannot read ${file}: ${(cause as Error).message}`, "make it readable for the user that runs weft", cause);
+    }
+    fromFile = parseConfig(source, file);
+  }
+  return resolveConfig(fromFile, overrides);
+}
+
+function resolveConfig(file: FileConfig, overrides: ConfigOverrides): Config {
+  const usage = (message: string, remedy: string): WeftError => new WeftError("USAGE", message, remedy);
+  const listen = (overrides.listen ?? file.listen ?? [`0.0.0.0:${DEFAULT_PORT}`, `[::]:${DEFAULT_PORT}`]).map((entry) => {
+    const parsed = parseListen(entry);
+    if (parsed === undefined) throw usage(`"${entry}" is no listen address`, 'write ADDR:PORT, such as "0.0.0.0:9338" or "[::]:9338"');
+    return parsed;
+  });
+  const endpoints = overrides.endpoints ?? file.endpoints ?? [];
+  for (const entry of endpoints) {
+    if (parseHostPort(entry) === undefined) throw usage(`"${entry}" is no endpoint`, 'write HOST:PORT, such as "vpn.example.org:9338"');
+  }
+  const name = overrides.name ?? file.name;
+  if (name !== undefined && !isNodeName(name)) throw usage(`"${name}" is no node name`, "use 1–63 of a–z, 0–9 and -");
+  const tun = overrides.tun ?? file.tun ?? "weft%d";
+  if (tun !== false && !TUN_PATTERN.test(tun)) throw usage(`"${tun}" is no interface name`, "use at most 15 letters and digits");
+  const psk = new Map<string, Uint8Array>();
+  for (const [node, key] of Object.entries(file.psk ?? {})) psk.set(node, parsePsk(key) as Uint8Array);
+  return Object.freeze({
+    name,
+    listen,
+    endpoints,
+    tun: tun === false ? undefined : tun,
+    underlayMtuBytes: file.mtu ?? 0,
+    pq: file.pq ?? "require",
+    psk,
+    gso: file.gso ?? true,
+    gro: file.gro ?? true,
+    tso: file.tso ?? true,
+    mark: file.mark ?? 0,
+    maxPeers: overrides.maxPeers ?? file.max_peers ?? 1024,
+    logLevel: overrides.logLevel ?? file.log?.level ?? "info",
+    logFormat: file.log?.format ?? "text",
+  });
+}
+
+/** The name this node proposes when none is configured: the first label of the host's name, made to fit. */
+export function defaultNodeName(hostname: string): string {
+  const label = (hostname.split(".")[0] ?? "")
+    .toLowerCase()
+    .replace(/[^a-z0-9-]+/g, "-")
+    .replace(/^-+|-+$/g, "")
+    .slice(0, 63);
+  return isNodeName(label) ? label : "node";
+}

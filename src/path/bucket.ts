@@ -1,0 +1,25 @@
+/** Token bucket in virtual time. */
+export class TokenBucket {
+  readonly #perSecond: number;
+  readonly #burst: number;
+  #tokens: number;
+  #atMs = -1;
+
+  /** Starts full. @param perSecond refill @param burst capacity */
+  constructor(perSecond: number, burst: number) {
+    this.#perSecond = perSecond;
+    this.#burst = burst;
+    this.#tokens = burst;
+  }
+
+  /** Takes `count` tokens or none. */
+  take(nowMs: number, count: number): boolean {
+    if (this.#atMs >= 0 && nowMs > this.#atMs) {
+      this.#tokens = Math.min(this.#burst, this.#tokens + ((nowMs - this.#atMs) * this.#perSecond) / 1000);
+    }
+    if (nowMs > this.#atMs) this.#atMs = nowMs;
+    if (this.#tokens < count) return false;
+    this.#tokens -= count;
+    return true;
+  }
+}
