@@ -8,7 +8,7 @@ import { readFileSync, statSync } from "node:fs";
 import { Drop } from "../src/base/drop.ts";
 import { decodeIp, IpPacket } from "../src/wire/ip.ts";
 import type { Host } from "./namespaces.ts";
-import { LabError, sleep, until, type Daemon } from "./process.ts";
+import { LabError, until, type Daemon } from "./process.ts";
 
 const FILE_HEADER_BYTES = 24;
 const RECORD_HEADER_BYTES = 16;
@@ -16,6 +16,7 @@ const LINKTYPE_ETHERNET = 1;
 const LINKTYPE_RAW = 101;
 const UDP = 17;
 const UDP_HEADER_BYTES = 8;
+const QUIET_POLLS = 5;
 
 export interface CapturedDatagram {
   readonly sourcePort: number;
@@ -75,14 +76,15 @@ export class Capture {
 
   /** Ends the capture. Rejects with LabError when the kernel dropped packets: then the picture is not whole. */
   async stop(): Promise<CapturedDatagram[]> {
+    // tcpdump writes a moment behind the packets: wait until nothing has come for a while.
     let size = -1;
-    await until("the capture is written", 5_000, () => {
+    let quiet = 0;
+    await until("the capture is written", 10_000, () => {
       const now = statSync(this.#file).size;
-      const quiet = now === size;
+      quiet = now === size ? quiet + 1 : 0;
       size = now;
-      return Promise.resolve(quiet ? true : undefined);
+      return Promise.resolve(quiet >= QUIET_POLLS ? true : undefined);
     });
-    await sleep(100);
     await this.#daemon.stop("SIGINT");
     const dropped = /(\d+) packets? dropped by kernel/.exec(this.#daemon.lines.join("\n"));
     if (dropped !== null && dropped[1] !== "0")

@@ -150,6 +150,7 @@ export class Engine {
         peer.paths.tooBig(this.#nowMs, datagramBytes);
         this.#pathChanged(peer);
       },
+      rescheduled: (peer) => this.#schedulePaths(peer),
       sendFragments: (peer, offset, bytes, flags) => this.#sendFragments(peer, InnerKind.IP, flags, 0, offset, bytes),
     });
     this.#coalescer =
@@ -567,6 +568,7 @@ export class Engine {
         reason = -whole;
         break;
       }
+      case InnerKind.KEEPALIVE:
       case InnerKind.CONTROL:
       case InnerKind.STREAM:
       case InnerKind.RATCHET: {
@@ -699,6 +701,7 @@ export class Engine {
 
   #schedulePaths(peer: PeerState): void {
     this.#schedule(peer.slot, peer.paths.nextTimeoutMs);
+    if (peer.unansweredSendMs >= 0) this.#schedule(peer.slot, peer.unansweredSendMs + SILENT_AFTER_MS);
   }
 
   #deadlinesPassed(): void {

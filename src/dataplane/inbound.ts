@@ -28,6 +28,8 @@ import { Counter, PeerField, type PlaneStats } from "./stats.ts";
 const TCP = 6;
 const UDP = 17;
 const EAGAIN = -11;
+/** Under an epoch this young a keepalive is part of the handshake, and the session wants to hear of it. */
+const YOUNG_EPOCH_MS = 10_000;
 
 export interface InboundDeps {
   readonly slab: Slab;
@@ -44,7 +46,7 @@ export interface InboundDeps {
   readonly coalescer: Coalescer | undefined;
   /** A handshake or STUN-like datagram; judged by the gate. */
   readonly handshake: (offset: number, bytes: number, name: number) => void;
-  /** An authenticated inner message other than IP and keepalive. */
+  /** An authenticated inner message other than an IP packet; keepalives only under a young epoch. */
   readonly inner: (peer: PeerState, epoch: Epoch, kind: number, flags: number, aux: number, payload: number, bytes: number, name: number, datagramBytes: number) => void;
   /** First authenticated packet under an epoch. */
   readonly proof: (peer: PeerState, epoch: Epoch) => void;
@@ -220,7 +222,7 @@ export class Inbound {
     peer.unansweredSendMs = -1;
     const cells = this.#stats.cells;
     cells[peer.row + PeerField.lastReceivedMs] = this.nowMs;
-    peer.paths.received(this.nowMs, name, packets, bytes, low, high, this.#u8[name + NAME_ECN] as number);
+    peer.paths.received(this.nowMs, name, packets, bytes, low, high, (this.#u8[name + NAME_ECN] as number) & 3, epoch.epochId);
     if (this.#newlyProven) {
       this.#newlyProven = false;
       this.#deps.proof(peer, epoch);
@@ -241,7 +243,7 @@ export class Inbound {
       this.#userPacket(peer, epoch, inner + INNER_HEADER_BYTES, bytes - INNER_HEADER_BYTES, u8[inner + 1] as number);
       return;
     }
-    if (kind === InnerKind.KEEPALIVE) {
+    if (kind === InnerKind.KEEPALIVE && this.nowMs - epoch.installedAtMs > YOUNG_EPOCH_MS) {
       this.#stats.add(Counter.rxInternal, 1);
       return;
     }

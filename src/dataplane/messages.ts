@@ -56,7 +56,7 @@ export type PlaneEvent =
   | { readonly kind: "ready"; readonly tunName: string; readonly port4: number; readonly port6: number; readonly offloads: number }
   /** A handshake datagram (0x41–0x43) that passed the gate; `underLoad` is informational. */
   | { readonly kind: "handshake"; readonly from: EndpointBytes; readonly datagram: Uint8Array }
-  /** An authenticated inner message of kind 2 control, 3 stream or 6 ratchet. */
+  /** An authenticated inner message of kind 2 control, 3 stream, 6 ratchet, or 0 keepalive under an epoch younger than 10 s. */
   | { readonly kind: "inner"; readonly peer: number; readonly epochId: number; readonly innerKind: number; readonly flags: number; readonly aux: number; readonly payload: Uint8Array }
   /** First authenticated packet under an epoch: the peer has the keys. */
   | { readonly kind: "proof"; readonly peer: number; readonly epochId: number }

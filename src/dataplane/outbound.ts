@@ -98,6 +98,8 @@ export interface OutboundDeps {
   readonly icmpError: (reason: Drop, ip: number, bytes: number, mtuBytes: number) => void;
   /** The kernel says a datagram of this path is too big. */
   readonly tooBig: (peer: PeerState, datagramBytes: number) => void;
+  /** The peer's paths want to be called earlier than before. */
+  readonly rescheduled: (peer: PeerState) => void;
   /** IPv6 packets ≤ 1,280 bytes that do not fit the path go out as fragments (kind 9). */
   readonly sendFragments: (peer: PeerState, offset: number, bytes: number, innerFlags: number) => void;
 }
@@ -618,10 +620,18 @@ export class Outbound {
     this.#stats.add(Counter.txPackets, packets);
     cells[peer.row + PeerField.txPackets] = (cells[peer.row + PeerField.txPackets] as number) + packets;
     cells[peer.row + PeerField.txBytes] = (cells[peer.row + PeerField.txBytes] as number) + payloadBytes;
-    peer.paths.sent(this.nowMs, packets, bytes);
+    const paths = peer.paths;
+    if (paths.duplicate >= 0) {
+      // delivery on the active path is in doubt: the replay window of the peer drops what arrives twice
+      this.#udp.send(batch.base, bytes, batch.segmentBytes, paths.nameOf(paths.duplicate));
+    }
+    if (paths.sent(this.nowMs, packets, bytes)) this.#deps.rescheduled(peer);
     peer.lastSentMs = this.nowMs;
     peer.unansweredReceiveMs = -1;
-    if (peer.unansweredSendMs < 0) peer.unansweredSendMs = this.nowMs;
+    if (peer.unansweredSendMs < 0) {
+      peer.unansweredSendMs = this.nowMs;
+      this.#deps.rescheduled(peer);
+    }
     this.#stats.record(Stage.TUN_TO_UDP, this.nowMs - batch.startedMs);
   }
 

@@ -136,10 +136,15 @@ export class Gossip {
   }
 
   announceEndpoints(now: Now, message: EndpointMessage, from: Link | undefined): void {
-    this.#listUntilMs = Number.NEGATIVE_INFINITY;
+    this.endpointsChanged();
     if (from !== undefined && now.wallMs - wallFromHlc(message.hlc) > NEWS_MS) return;
     for (const link of this.#audience(from)) this.#queueEndpoints(now, link, message.nodeId);
     this.#flush(now);
+  }
+
+  /** The cache has gained or lost a message. */
+  endpointsChanged(): void {
+    this.#listUntilMs = Number.NEGATIVE_INFINITY;
   }
 
   /** After statements came through this link: when everything the peer has seems to be here, ask it to confirm at once. */
@@ -188,18 +193,14 @@ export class Gossip {
   #onDigest(now: Now, link: Link, roster: Roster, message: Extract<GossipMessage, { type: "digest" }>): void {
     this.#deps.counters.digestsReceived++;
     link.remoteCount = message.roster.count;
-    const isSameRoster = sameFingerprint(message.roster, rosterDigest(roster));
-    if (isSameRoster) {
-      link.noteSynced();
-      this.confirmedAtMs = now.nowMs;
-    } else {
-      link.scheduleRetry(now.nowMs);
-      for (const move of openingMoves(roster)) this.#deps.send(link, move);
-    }
-    if (!sameFingerprint(message.endpoints, this.#endpointDigest(now))) {
-      for (const list of listEndpoints(this.#currentEndpoints(now))) this.#deps.send(link, list);
-    }
-    if (isSameRoster && !message.isAnswer) this.#sendDigest(now, link, true);
+    link.hasSameRoster = sameFingerprint(message.roster, rosterDigest(roster));
+    const hasSameEndpoints = sameFingerprint(message.endpoints, this.#endpointDigest(now));
+    if (link.hasSameRoster) this.confirmedAtMs = now.nowMs;
+    else for (const move of openingMoves(roster)) this.#deps.send(link, move);
+    if (!hasSameEndpoints) for (const list of listEndpoints(this.#currentEndpoints(now))) this.#deps.send(link, list);
+    if (link.hasSameRoster && hasSameEndpoints) link.noteSynced();
+    else link.scheduleRetry(now.nowMs);
+    if (link.hasSameRoster && !message.isAnswer) this.#sendDigest(now, link, true);
   }
 
   #sendDigest(now: Now, link: Link, isAnswer: boolean): void {

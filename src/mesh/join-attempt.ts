@@ -47,6 +47,8 @@ export class JoinAttempt {
   readonly token: InviteToken;
   readonly inviteId: Uint8Array;
   phase: "dialing" | "asking" | "syncing" = "dialing";
+  /** Hash of this node's admission, once an admin has named it. */
+  admission: Uint8Array | undefined;
   readonly #nodeId: Uint8Array;
   readonly #options: JoinOptions;
   readonly #timeoutMs: number;
@@ -139,6 +141,7 @@ export class JoinAttempt {
     if (contact === undefined || this.phase === "syncing") return [];
     if (answer.ok) {
       this.phase = "syncing";
+      this.admission = answer.admission;
       this.#deadlineMs = now.nowMs + this.#timeoutMs;
       return [{ kind: "progress", text: "admitted; fetching the roster" }];
     }

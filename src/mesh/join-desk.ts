@@ -56,7 +56,7 @@ export function judgeJoin(deps: JoinDeskDeps, request: JoinRequest, staticKey: U
     return refuse(JoinCode.KEY_REFUSED, "the node id does not belong to the key of this session", "remove the state directory and join again");
   }
   const member = roster.member(request.nodeId);
-  if (member !== undefined) return { verdict: "member", member };
+  if (member !== undefined && wallMs < (member.expiresAtMs ?? Number.POSITIVE_INFINITY)) return { verdict: "member", member };
   if (!deps.isAdmin) {
     return refuse(JoinCode.NOT_ADMIN, "the node that was asked is not an admin", "ask for a token that names an admin");
   }
@@ -115,8 +115,7 @@ function judgeNode(roster: Roster, use: InviteUse, request: JoinRequest, wallMs:
 }
 
 function admit(roster: Roster, use: InviteUse, request: JoinRequest): JoinVerdict {
-  const { state } = roster;
-  const names = new Set(state.members.map((member) => member.name));
+  const names = new Set(otherMembers(roster, request.nodeId).map((member) => member.name));
   let name = request.name;
   if (names.has(name)) {
     const free = suffixedName(name, names);
@@ -125,7 +124,7 @@ function admit(roster: Roster, use: InviteUse, request: JoinRequest): JoinVerdic
     }
     name = free;
   }
-  const ipv4 = nextIpv4(roster);
+  const ipv4 = nextIpv4(roster, request.nodeId);
   if (ipv4 === undefined) return full(roster);
   const { roles, tags } = use.body;
   const body = { node: request.nodeId, name, ipv4, roles, tags, expiresAtMs: undefined, invite: use.entry.statement.hash };
@@ -133,17 +132,22 @@ function admit(roster: Roster, use: InviteUse, request: JoinRequest): JoinVerdic
 }
 
 /** The one after the highest ever given, so that an address is reused as late as possible. */
-function nextIpv4(roster: Roster): number | undefined {
+function nextIpv4(roster: Roster, nodeId: Uint8Array): number | undefined {
   const { prefix } = roster.state.genesis;
   const taken = new Set<number>();
   let highest = 0;
-  for (const member of roster.state.members) {
+  for (const member of otherMembers(roster, nodeId)) {
     const address = parseIpv4(member.ipv4) as number;
     taken.add(address);
     highest = Math.max(highest, address);
   }
   for (const statement of roster.statements()) if (statement.body.kind === "admit") highest = Math.max(highest, statement.body.ipv4);
   return nextFreeIpv4(prefix, highest, taken);
+}
+
+/** A node whose membership has expired still stands in the roster; it does not clash with itself. */
+function otherMembers(roster: Roster, nodeId: Uint8Array): Member[] {
+  return roster.state.members.filter((member) => !equal(member.nodeId, nodeId));
 }
 
 function full(roster: Roster): JoinVerdict {

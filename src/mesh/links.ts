@@ -52,7 +52,8 @@ export class Link {
   hello: PeerHello | undefined;
   /** Statements the peer said it has, from its latest digest or ranges. */
   remoteCount = 0;
-  /** The last comparison found no difference. */
+  /** The last comparison found no difference, in the roster alone and in everything. */
+  hasSameRoster = false;
   isSynced = false;
   /** When to send a digest next, monotonic; Infinity: only in the periodic round. */
   digestDueMs: number;

@@ -27,7 +27,7 @@ import { failure, JoinAttempt, type JoinFailure, type JoinStep } from "./join-at
 import { type MeshKeys, systemKeys } from "./keys.ts";
 import type { Link } from "./links.ts";
 import { Membership, type MembershipDeps } from "./membership.ts";
-import { Refusal, type Statement, statementHash } from "./statement.ts";
+import { isName, Refusal, type Statement, statementHash } from "./statement.ts";
 import {
   type CreatedInvite,
   type CreateInviteOptions,
@@ -40,6 +40,7 @@ import {
   type MeshDeps,
   type MeshOptions,
   type MeshOutput,
+  type PeerHello,
 } from "./types.ts";
 
 export type * from "./types.ts";
@@ -97,7 +98,8 @@ export class MeshNode {
   #join: JoinAttempt | undefined;
   #leaving: Leaving | undefined;
   #isRemoved = false;
-  #ownEndpoints: readonly Uint8Array[] = [];
+  /** undefined until the owner has said something. */
+  #ownEndpoints: readonly Uint8Array[] | undefined;
   #endpointsDueMs: number = Number.POSITIVE_INFINITY;
   #refreshDueMs: number = Number.POSITIVE_INFINITY;
   #lastRefreshMs: number = Number.NEGATIVE_INFINITY;
@@ -185,7 +187,7 @@ export class MeshNode {
   }
 
   /** What that peer said in its hello. */
-  hello(staticKey: Uint8Array): import("./types.ts").PeerHello | undefined {
+  hello(staticKey: Uint8Array): PeerHello | undefined {
     return this.#gossip.link(toHex(staticKey))?.hello;
   }
 
@@ -226,8 +228,10 @@ export class MeshNode {
     this.#requireOutside();
     const membership = Membership.found(this.#deps, now, network, this.#options);
     this.#membership = membership;
+    this.#isRemoved = false;
     for (const statement of membership.roster.statements()) this.#persist(statement);
     this.#refresh(now);
+    this.#signEndpoints(now);
     return membership.networkId;
   }
 
@@ -330,7 +334,7 @@ export class MeshNode {
       return;
     }
     checkToken(token, now.wallMs, self === undefined ? undefined : present?.networkId);
-    if (!/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/.test(options.name)) {
+    if (!isName(options.name)) {
       throw new WeftError("NAME_INVALID", `"${options.name}" is no valid node name`, "use 1–63 of a–z, 0–9 and -: --name NAME");
     }
     if (token.admins.length === 0) {
@@ -357,8 +361,11 @@ export class MeshNode {
     const link = this.#gossip.up(now, staticKey);
     if (link === undefined) return;
     this.#join?.peerUp(now, link.hex);
-    if (this.#isTrusted(link.hex)) this.#welcome(now, link);
-    if (this.#join !== undefined) this.handleTimeout(now);
+    if (this.#join === undefined || this.#join.phase === "syncing") {
+      if (this.#isTrusted(link.hex)) this.#welcome(now, link);
+    } else {
+      this.handleTimeout(now);
+    }
   }
 
   /** That session is gone. */
@@ -373,9 +380,10 @@ export class MeshNode {
   /** @param endpoints 18 bytes each, best first: where others may reach this node; signs and hands on when they changed */
   setOwnEndpoints(now: Now, endpoints: readonly Uint8Array[]): void {
     const usable = endpoints.filter((endpoint) => !this.#isOverlay(endpoint));
-    const isSame = usable.length === this.#ownEndpoints.length && usable.every((one, i) => equal(one, this.#ownEndpoints[i] as Uint8Array));
+    const before = this.#ownEndpoints;
+    const isSame = usable.length === before?.length && usable.every((one, i) => equal(one, before[i] as Uint8Array));
     this.#ownEndpoints = usable.map((endpoint) => endpoint.slice());
-    if (!isSame || this.#endpointsDueMs === Number.POSITIVE_INFINITY) this.#signEndpoints(now);
+    if (!isSame) this.#signEndpoints(now);
   }
 
   /** An authenticated packet of that node came from there. @param endpoint 18 bytes */
@@ -412,8 +420,11 @@ export class MeshNode {
     } else if (message === ControlFault.UNKNOWN_TYPE) {
       this.counters.controlUnknownType++;
     } else {
-      const link = this.#gossip.up(now, staticKey);
-      if (link === undefined || !link.mayReceive(now.nowMs, COSTLY.has(message.type))) this.counters.controlRateLimited++;
+      const hex = toHex(staticKey);
+      if (this.#gossip.link(hex) === undefined && (message.type === "join" || this.#isTrusted(hex))) this.peerUp(now, staticKey);
+      const link = this.#gossip.link(hex);
+      if (link === undefined) this.counters.controlRefusedSender++;
+      else if (!link.mayReceive(now.nowMs, COSTLY.has(message.type))) this.counters.controlRateLimited++;
       else this.#dispatch(now, link, message);
     }
   }
@@ -470,16 +481,23 @@ export class MeshNode {
         if (this.#join !== undefined) this.#followSteps(now, this.#join.handleAnswer(now, link.hex, message), link);
         return;
       case "leave":
-        this.#onStatements(now, link, [message.wire]);
-        if (this.#membership?.roster.has(statementHash(message.wire)) === true) {
-          this.#send(link.staticKey, { type: "left", hash: statementHash(message.wire) }, true);
-        }
-        return this.#refresh(now);
+        return this.#onLeave(now, link, message.wire);
       case "bye":
         return this.#emit({ kind: "peerStopping", staticKey: link.staticKey, nodeId: this.#nodeIdOf(link.hex) });
       default:
-        return this.#gossip.handle(now, link, message);
+        this.#gossip.handle(now, link, message);
+        if (this.#join !== undefined) this.#finishJoin(now);
     }
+  }
+
+  /** Confirmed before it takes effect, because then the session is dropped. */
+  #onLeave(now: Now, link: Link, wire: Uint8Array): void {
+    const membership = this.#membership;
+    if (membership === undefined || this.#join !== undefined) return;
+    const { added } = membership.take(wire, now);
+    const hash = statementHash(wire);
+    if (membership.roster.has(hash)) this.#send(link.staticKey, { type: "left", hash });
+    if (added.length > 0) this.#accepted(now, added, link);
   }
 
   #onHello(link: Link, message: Extract<ControlMessage, { type: "hello" }>): void {
@@ -534,7 +552,8 @@ export class MeshNode {
       this.counters.endpointsAccepted++;
       this.counters.endpointsEvicted = this.#cache.evicted;
       if (equal(message.nodeId, this.#deps.identity.nodeId)) {
-        // an earlier run of this node said something that this one does not know
+        // said in an earlier run whose clock this one does not know
+        this.#gossip.endpointsChanged();
         this.#signEndpoints(now);
         continue;
       }
@@ -585,17 +604,22 @@ export class MeshNode {
         this.#failJoin(step.failure);
       }
     }
-    if (answered !== undefined && this.#join?.phase === "syncing") this.#gossip.compareSoon(now, answered);
+    if (answered !== undefined && this.#join?.phase === "syncing") this.#welcome(now, answered);
   }
 
   /** Done when this node is a member of a verified roster that has everything some admin has. */
   #finishJoin(now: Now): void {
     const membership = this.#membership;
     if (this.#join?.phase !== "syncing" || membership === undefined || membership.roster.size === 0) return;
-    if (!membership.roster.state.byNode.has(toHex(this.#deps.identity.nodeId))) return;
     const { roster } = membership;
-    const isWhole = [...this.#gossip.links()].some((link) => link.isSynced || (link.remoteCount > 0 && roster.size >= link.remoteCount));
+    const isWhole = [...this.#gossip.links()].some((link) => link.hasSameRoster || (link.remoteCount > 0 && roster.size >= link.remoteCount));
     if (!isWhole) return;
+    if (!roster.state.byNode.has(toHex(this.#deps.identity.nodeId))) {
+      const admission = this.#join.admission;
+      const why = admission === undefined ? undefined : roster.state.voids.get(toHex(admission));
+      if (why !== undefined) this.#failJoin(failure(JoinCode.BAD_ROSTER, `the admission has no effect: ${why}`, "ask the admin for another token"));
+      return;
+    }
     this.#join = undefined;
     for (const statement of roster.statements()) this.#persist(statement);
     this.#refresh(now);
@@ -646,6 +670,8 @@ export class MeshNode {
       const isSelf = equal(member.nodeId, this.#deps.identity.nodeId);
       const { reason, by } = membership.removalOf(member.nodeId);
       this.#cache.remove(member.nodeId);
+      this.#gossip.endpointsChanged();
+      this.#dialled.delete(toHex(member.staticKey));
       if (isSelf) {
         this.#isRemoved = true;
         this.#emit({ kind: "selfRemoved", reason, by });
@@ -688,7 +714,7 @@ export class MeshNode {
     const { buildId, protocol, capabilities } = this.#options;
     const name = this.self?.name ?? this.#join?.name ?? "";
     this.#send(link.staticKey, { type: "hello", buildId: buildId.slice(0, 64), protocol, capabilities, name });
-    if (this.#join === undefined || this.#join.phase === "syncing") this.#gossip.compareSoon(now, link);
+    this.#gossip.compareSoon(now, link);
   }
 
   #scheduleDial(atMs: number): void {
@@ -737,9 +763,10 @@ export class MeshNode {
   // Endpoints
 
   #signEndpoints(now: Now): void {
+    this.#endpointsDueMs = Number.POSITIVE_INFINITY;
     const self = this.self;
     const networkId = this.networkId;
-    if (self === undefined || networkId === undefined || this.#isRemoved) return;
+    if (self === undefined || networkId === undefined || this.#ownEndpoints === undefined || this.#isRemoved) return;
     const lifeMs = this.#options.endpointLifeMs;
     const hlc = nextEndpointHlc(this.#cache.message(self.nodeId)?.hlc ?? 0, now.wallMs);
     const usable = this.#ownEndpoints.filter((endpoint) => !this.#isOverlay(endpoint));
@@ -767,7 +794,7 @@ export class MeshNode {
 
   #tokenAdmins(now: Now): TokenAdmin[] {
     const own = this.#deps.identity.nodeId;
-    const admins: TokenAdmin[] = [{ nodeId: own, endpoints: this.#ownEndpoints }];
+    const admins: TokenAdmin[] = [{ nodeId: own, endpoints: this.#ownEndpoints ?? [] }];
     for (const member of this.members()) {
       if (admins.length === MAX_TOKEN_ADMINS) break;
       if (equal(member.nodeId, own) || !member.roles.includes("admin")) continue;
@@ -785,7 +812,7 @@ export class MeshNode {
   }
 
   #requireOutside(): void {
-    if (this.#membership === undefined && this.#join === undefined) return;
+    if (this.#membership?.self === undefined && this.#join === undefined) return;
     throw new WeftError("ALREADY_MEMBER", `this node belongs to the network "${this.networkName ?? "?"}" already`, "leave it first: weft leave");
   }
 

@@ -178,7 +178,7 @@ function distance(a: string, b: string): number {
 /** @returns the candidate closest to `word`, or undefined when none is close */
 export function nearest(word: string, candidates: readonly string[]): string | undefined {
   let best: string | undefined;
-  let bestDistance = word.length < 4 ? 2 : 3;
+  let bestDistance = word.length < 3 ? 2 : 3;
   for (const candidate of candidates) {
     const d = distance(word.toLowerCase(), candidate);
     if (d < bestDistance) {

@@ -2,7 +2,6 @@
  * Entry of the data-plane worker thread: opens the ports, then runs the engine's turns until it is told to stop. It never returns to its
  * event loop; commands come through a ring, and an eventfd wakes it from poll. Source: docs/protocol.md "Threads".
  */
-import { readFileSync } from "node:fs";
 import { workerData } from "node:worker_threads";
 import { WeftError } from "../base/errors.ts";
 import type { Random } from "../base/random.ts";
@@ -15,7 +14,7 @@ import { QUEUE_MAX_PACKETS } from "../dataplane/queues.ts";
 import { PlaneStats } from "../dataplane/stats.ts";
 import { createAead } from "../sys/aead.ts";
 import { createMac } from "../sys/mac.ts";
-import { createPacketMemory } from "../sys/memory.ts";
+import { createPacketMemory, releasePacketMemory } from "../sys/memory.ts";
 import { openNetlink } from "../sys/netlink.ts";
 import { createPoll } from "../sys/poll.ts";
 import { openTun } from "../sys/tun.ts";
@@ -32,14 +31,6 @@ export interface WorkerSetup {
 
 const FIXED_SLAB_BYTES = 4 << 20;
 const SLAB_BYTES_PER_PEER = 1_024;
-
-function interfaceIndex(name: string): number {
-  try {
-    return Number(readFileSync(`/sys/class/net/${name}/ifindex`, "utf8"));
-  } catch {
-    return 0;
-  }
-}
 
 function run(setup: WorkerSetup): void {
   const { options } = setup;
@@ -65,7 +56,7 @@ function run(setup: WorkerSetup): void {
       mark: options.mark,
     });
     closers.push(() => udp.close());
-    const netlink = openNetlink({ slab, ignoreInterface: tun === undefined ? 0 : interfaceIndex(tun.name) });
+    const netlink = openNetlink({ slab, ignoreInterface: tun?.index ?? 0 });
     closers.push(() => netlink.close());
     const aead = createAead({ slab });
     closers.push(() => aead.close());
@@ -134,6 +125,7 @@ function run(setup: WorkerSetup): void {
     });
   } finally {
     for (const close of closers.reverse()) close();
+    releasePacketMemory(slab.buffer);
   }
 }
 

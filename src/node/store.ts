@@ -54,7 +54,7 @@ export class Store {
       }
       if (version === 0) database.exec(`BEGIN IMMEDIATE; ${SCHEMA} COMMIT;`);
       this.#statements = {
-        statement: database.prepare("INSERT OR IGNORE INTO statements (hash, bytes) VALUES (?, ?)"),
+        statement: database.prepare("INSERT INTO statements (hash, bytes) VALUES (?, ?) ON CONFLICT (hash) DO NOTHING"),
         timestamp: database.prepare("INSERT OR REPLACE INTO timestamps VALUES (?, ?, ?)"),
         timestampTrim: database.prepare(`DELETE FROM timestamps WHERE key IN (SELECT key FROM timestamps ORDER BY at DESC LIMIT -1 OFFSET ${MAX_TIMESTAMPS})`),
         meta: database.prepare("INSERT OR REPLACE INTO meta VALUES (?, ?)"),

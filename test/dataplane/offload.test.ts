@@ -93,6 +93,7 @@ function plane(
     wantRekey: () => {},
     icmpError: () => {},
     tooBig: () => {},
+    rescheduled: () => {},
     sendFragments: () => {},
   });
   const coalescer = new Coalescer(

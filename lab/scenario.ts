@@ -1,0 +1,60 @@
+/**
+ * Scenarios that take longer than a test run may, each with a verdict and its evidence. Benchmarks with figures of their own are under
+ * bench/ (`npm run bench -- list`); these are about what must hold.
+ *
+ *   bin/weft-node lab/scenario.ts NAME [--json]     one of them; without a name: the list
+ *   bin/weft-node lab/scenario.ts all
+ *
+ * Prints PASS, FAIL or INVALID (the figure could not be taken) per limit with the measured value. Exit code 0 only when all passed.
+ */
+import { parseArgs } from "node:util";
+import { whyNoNamespaces } from "./namespaces.ts";
+import { addressChange } from "./scenarios/address-change.ts";
+import { rekey } from "./scenarios/rekey.ts";
+import { restart } from "./scenarios/restart.ts";
+import type { Finding, Scenario } from "./scenarios/types.ts";
+import { ensureTools } from "./tools.ts";
+
+const SCENARIOS: readonly Scenario[] = [addressChange, rekey, restart];
+
+async function runOne(scenario: Scenario, json: boolean): Promise<boolean> {
+  const say = (line: string): void => void (json ? process.stderr : process.stdout).write(`${line}\n`);
+  say(`${scenario.name}: ${scenario.about}`);
+  let findings: readonly Finding[];
+  try {
+    findings = await scenario.run(say);
+  } catch (error) {
+    const evidence = error instanceof Error ? error.message : String(error);
+    findings = [{ limit: "the scenario runs to its end", verdict: "INVALID", evidence }];
+  }
+  for (const { limit, verdict, evidence } of findings) say(`  ${verdict.padEnd(7)} ${limit}: ${evidence}`);
+  const passed = findings.length > 0 && findings.every(({ verdict }) => verdict === "PASS");
+  if (json) process.stdout.write(`${JSON.stringify({ scenario: scenario.name, passed, findings })}\n`);
+  return passed;
+}
+
+async function main(): Promise<number> {
+  const { values, positionals } = parseArgs({
+    allowPositionals: true,
+    options: { json: { type: "boolean", default: false } },
+  });
+  const [name] = positionals;
+  const chosen = name === "all" ? SCENARIOS : SCENARIOS.filter((scenario) => scenario.name === name);
+  if (chosen.length === 0) {
+    for (const scenario of SCENARIOS) process.stdout.write(`${scenario.name.padEnd(16)} ${scenario.about}\n`);
+    if (name === undefined) return 0;
+    process.stderr.write(`no scenario is called ${name}\n`);
+    return 2;
+  }
+  const missing = whyNoNamespaces();
+  if (missing !== undefined) {
+    process.stderr.write(`scenarios need namespaces: ${missing}\n`);
+    return 1;
+  }
+  await ensureTools(["ip", "ping", "iperf3"]);
+  let passed = true;
+  for (const scenario of chosen) passed = (await runOne(scenario, values.json)) && passed;
+  return passed ? 0 : 1;
+}
+
+process.exitCode = await main();

@@ -1,0 +1,43 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { DROP_NAMES } from "../src/base/drop.ts";
+import { SessionPair, type PairOptions } from "./session-pair.ts";
+
+const SEED = Number(process.env["WEFT_SEED"] ?? 20_261_120);
+const ROUGH = { loss: 0.05, duplicate: 0.05, minDelayMs: 5, maxDelayMs: 120 };
+
+/** Data both ways all the time, rekeys forced at random moments by one side, the other, or both at once. */
+export function rekeys(wanted: number, options: Partial<PairOptions> = {}): SessionPair {
+  const pair = new SessionPair({ seed: SEED, network: ROUGH, ...options });
+  pair.connect(pair.a);
+  pair.run(60_000, () => pair.established[0] > 0 && pair.established[1] > 0);
+  const traffic = (): void => {
+    for (const node of [pair.a, pair.b]) if (!pair.send(node)) pair.withoutEpoch++;
+    pair.at(pair.nowMs + 20, traffic);
+  };
+  const force = (): void => {
+    const choice = pair.random.unit();
+    if (choice < 0.55) pair.rekey(pair.a);
+    if (choice > 0.45) pair.rekey(pair.b);
+    pair.at(pair.nowMs + 300 + pair.random.unit() * 900, force);
+  };
+  traffic();
+  force();
+  pair.run(wanted * 5000, () => Math.min(...pair.established) > wanted);
+  return pair;
+}
+
+export function report(pair: SessionPair): string {
+  const bad = pair.violations();
+  const why = bad.slice(0, 5).map((one) => `sent ${one.sentAtMs.toFixed(0)} ms, delivered ${one.delivered}, opened ${one.opened}, ${DROP_NAMES[one.lastReason]}`);
+  return `seed ${pair.seed}: ${bad.length} of ${pair.ledger.length} datagrams; ${why.join("; ")}`;
+}
+
+test("1,000 forced rekeys on a bad network: every delivered datagram opens exactly once, no sender is ever without an epoch", () => {
+  const pair = rekeys(1000);
+  assert.ok(Math.min(...pair.established) > 1000, `seed ${pair.seed}: only ${pair.established} sessions`);
+  assert.equal(pair.violations().length, 0, report(pair));
+  assert.equal(pair.withoutEpoch, 0, `seed ${pair.seed}`);
+  assert.ok(pair.ledger.some((one) => one.delivered === 2), "the network duplicated");
+  assert.ok(pair.ledger.some((one) => one.delivered === 0), "the network lost");
+});
