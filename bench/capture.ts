@@ -36,7 +36,8 @@ async function main(): Promise<void> {
       out: { type: "string" },
     },
   });
-  if (values.port === undefined || values.local === undefined || values.out === undefined) throw new Error("--port, --local and --out are needed");
+  if (values.port === undefined || values.local === undefined || values.out === undefined)
+    throw new Error("--port, --local and --out are needed");
   const slab = new Slab(BUFFER_BYTES + 4096);
   const buffer = slab.allocate(BUFFER_BYTES);
   const fd = libc.socket(AF_PACKET, SOCK_DGRAM_NONBLOCK, ALL_PROTOCOLS);

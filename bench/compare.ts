@@ -82,7 +82,9 @@ export async function playRounds(
         const readings = await readOne(contender, measure, options.seconds);
         entries.push({ round, subject: contender.name, measure: measure.id, atSeconds, readings });
         const main = readings[(measure.figures[0] as Figure).id];
-        say(`round ${round + 1}/${options.rounds} ${measure.id} ${contender.name} ${isNumber(main) ? figure(main) : `n/a: ${(main as { why: string }).why}`}`);
+        say(
+          `round ${round + 1}/${options.rounds} ${measure.id} ${contender.name} ${isNumber(main) ? figure(main) : `n/a: ${(main as { why: string }).why}`}`,
+        );
         await sleep(PAUSE_MS);
       }
     }
@@ -116,7 +118,13 @@ export function summarise(id: string, subject: string, entries: readonly Entry[]
     if (isNumber(reading) && isNumber(base) && base > 0) ratios.push(reading / base);
   }
   const missing = [...own.values()].flatMap((reading) => (typeof reading === "number" ? [] : [reading.why]));
-  return { figure: id, subject, spread: spread([...own.values()].filter(isNumber)), ratio: ratios.length === 0 ? undefined : spread(ratios), missing };
+  return {
+    figure: id,
+    subject,
+    spread: spread([...own.values()].filter(isNumber)),
+    ratio: ratios.length === 0 ? undefined : spread(ratios),
+    missing,
+  };
 }
 
 export interface Comparison {
@@ -142,9 +150,14 @@ export function conclude(entries: readonly Entry[], comparison: Comparison): Con
   const rows = figures.map((one) => names.map((name) => summarise(one.id, name, entries, reference)));
   const notes = rows.flat().flatMap((summary) => {
     const why = [...new Set(summary.missing)];
-    return why.length === 0 ? [] : [`${summary.figure} of ${summary.subject}: n/a in ${summary.missing.length} rounds: ${why.join("; ")}`];
+    return why.length === 0
+      ? []
+      : [`${summary.figure} of ${summary.subject}: n/a in ${summary.missing.length} rounds: ${why.join("; ")}`];
   });
-  const measured = figures.map((one, row) => [`${one.title}, ${one.unit}`, ...(rows[row] ?? []).map((summary) => cell(summary.spread))]);
+  const measured = figures.map((one, row) => [
+    `${one.title}, ${one.unit}`,
+    ...(rows[row] ?? []).map((summary) => cell(summary.spread)),
+  ]);
   const tables: Table[] = [{ title: "Measured", columns: ["", ...names], rows: measured }];
   const others = names.filter((name) => name !== reference);
   if (names.includes(reference) && others.length > 0) {
@@ -152,14 +165,20 @@ export function conclude(entries: readonly Entry[], comparison: Comparison): Con
       const own = others.map((name) => (rows[row] ?? []).find((summary) => summary.subject === name)?.ratio);
       return [one.title, ...own.map(cell), verdict(comparison.target(one), own[others.indexOf(promisedTo)])];
     });
-    tables.push({ title: `Ratio to ${reference}`, columns: ["", ...others, `promised for ${promisedTo}`], rows: ratios });
+    tables.push({
+      title: `Ratio to ${reference}`,
+      columns: ["", ...others, `promised for ${promisedTo}`],
+      rows: ratios,
+    });
   }
   return { summaries: rows.flat(), tables, notes };
 }
 
 function cell(values: Spread | undefined): string {
   if (values === undefined || values.count === 0) return "n/a";
-  return values.count === 1 ? figure(values.median) : `${figure(values.median)} (${figure(values.min)}–${figure(values.max)})`;
+  return values.count === 1
+    ? figure(values.median)
+    : `${figure(values.median)} (${figure(values.min)}–${figure(values.max)})`;
 }
 
 function verdict(target: Target | undefined, ratio: Spread | undefined): string {

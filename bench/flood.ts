@@ -81,7 +81,12 @@ class Generator {
     return this.#state % below;
   }
 
-  batches(kind: Exclude<FloodKind, "mixed">, count: number, capture: Captured | undefined, staticKey: Uint8Array | undefined): Batch[] {
+  batches(
+    kind: Exclude<FloodKind, "mixed">,
+    count: number,
+    capture: Captured | undefined,
+    staticKey: Uint8Array | undefined,
+  ): Batch[] {
     if (kind === "random") return Array.from({ length: count }, (_, index) => this.#randomBatch(index));
     if (kind === "inits") return this.#initBatches(staticKey);
     const source = (kind === "reflected" ? capture?.out : capture?.in)?.map((hex) => Buffer.from(hex, "hex")) ?? [];
@@ -104,7 +109,9 @@ class Generator {
     const model = source[this.#random(source.length)] as Buffer;
     const segmentBytes = kind === "truncated" ? 1 + this.#random(model.length - 1) : model.length;
     // The segments of one train have one size, so a batch takes packets that are that long, or longer and cut.
-    const alike = source.filter((packet) => (kind === "truncated" ? packet.length > segmentBytes : packet.length === segmentBytes));
+    const alike = source.filter((packet) =>
+      kind === "truncated" ? packet.length > segmentBytes : packet.length === segmentBytes,
+    );
     const offset = this.#slab.allocate(segmentBytes * SEGMENTS);
     for (let segment = 0; segment < SEGMENTS; segment++) {
       const packet = alike[this.#random(alike.length)] as Buffer;
@@ -139,7 +146,14 @@ class Generator {
   }
 
   /** Sends until the time is over. @param sources first address (u32) and number of source addresses */
-  run(kind: FloodKind, batches: readonly Batch[], rate: number, seconds: number, gso: boolean, sources: { readonly first: number; readonly count: number } | undefined): FloodResult {
+  run(
+    kind: FloodKind,
+    batches: readonly Batch[],
+    rate: number,
+    seconds: number,
+    gso: boolean,
+    sources: { readonly first: number; readonly count: number } | undefined,
+  ): FloodResult {
     const sleeper = new Int32Array(new SharedArrayBuffer(4));
     const start = performance.now();
     let sent = 0;
@@ -169,8 +183,10 @@ class Generator {
   /** @returns datagrams the socket accepted */
   #sendBatch(batch: Batch, gso: boolean): number {
     const { offset, segmentBytes, segments, mutate } = batch;
-    if (mutate) for (let segment = 0; segment < segments; segment++) this.#flip(offset + segment * segmentBytes, segmentBytes);
-    if (gso && segments > 1) return this.#udp.send(offset, segmentBytes * segments, segmentBytes, this.#name) >= 0 ? segments : 0;
+    if (mutate)
+      for (let segment = 0; segment < segments; segment++) this.#flip(offset + segment * segmentBytes, segmentBytes);
+    if (gso && segments > 1)
+      return this.#udp.send(offset, segmentBytes * segments, segmentBytes, this.#name) >= 0 ? segments : 0;
     let accepted = 0;
     for (let segment = 0; segment < segments; segment++) {
       if (this.#udp.send(offset + segment * segmentBytes, segmentBytes, segmentBytes, this.#name) >= 0) accepted++;
@@ -212,15 +228,25 @@ function main(): void {
   const kind = values.kind as FloodKind;
   if (target === undefined) throw new Error("--target ADDRESS:PORT is needed");
   if (!FLOOD_KINDS.includes(kind)) throw new Error(`--kind is one of ${FLOOD_KINDS.join(", ")}`);
-  const capture = values.capture === undefined ? undefined : (JSON.parse(readFileSync(values.capture, "utf8")) as Captured);
+  const capture =
+    values.capture === undefined ? undefined : (JSON.parse(readFileSync(values.capture, "utf8")) as Captured);
   const staticKey = values["static-key"] === undefined ? undefined : Buffer.from(values["static-key"], "hex");
   const generator = new Generator(target);
   const kinds = kind === "mixed" ? (["random", "truncated", "mutated", "replayed", "reflected"] as const) : [kind];
   const count = Math.floor(BATCHES / kinds.length);
   const perKind = kinds.map((one) => generator.batches(one, count, capture, staticKey));
-  const batches = Array.from({ length: perKind[0]?.length ?? 0 }, (_, index) => perKind.map((one) => one[index] as Batch)).flat();
+  const batches = Array.from({ length: perKind[0]?.length ?? 0 }, (_, index) =>
+    perKind.map((one) => one[index] as Batch),
+  ).flat();
   writeSync(1, "started\n");
-  const result = generator.run(kind, batches, Number(values.rate), Number(values.seconds), values.gso, values.sources === undefined ? undefined : parsePrefix(values.sources));
+  const result = generator.run(
+    kind,
+    batches,
+    Number(values.rate),
+    Number(values.seconds),
+    values.gso,
+    values.sources === undefined ? undefined : parsePrefix(values.sources),
+  );
   writeSync(1, `${JSON.stringify(result)}\n`);
 }
 

@@ -102,7 +102,16 @@ export async function runHostile(options: HostileOptions): Promise<void> {
       tables: [
         {
           title: "A 1 Gbit/s flow under a flood, against the same flood into an nft drop",
-          columns: ["flood", "flow, flood dropped by nft, Mbit/s", "flow, flood at the socket", "kept", "sent/s", "counted/s", "memory growth, MB", "promised: kept ≥ 0.9 at ≥ 100,000/s"],
+          columns: [
+            "flood",
+            "flow, flood dropped by nft, Mbit/s",
+            "flow, flood at the socket",
+            "kept",
+            "sent/s",
+            "counted/s",
+            "memory growth, MB",
+            "promised: kept ≥ 0.9 at ≥ 100,000/s",
+          ],
           rows,
         },
       ],
@@ -145,13 +154,34 @@ async function prepare(hosts: TwoHosts): Promise<Scene> {
   if (staticKey === undefined) throw new Error("the node id of end b has no static key");
   const capture = join(lab.folder, "capture.json");
   await captureLive(hosts, tunnel, port, capture);
-  return { ...hosts, tunnel, attacker, target: `${link.b.address4}:${port}`, port, device: link.b.device, capture, staticKey: toHex(staticKey) };
+  return {
+    ...hosts,
+    tunnel,
+    attacker,
+    target: `${link.b.address4}:${port}`,
+    port,
+    device: link.b.device,
+    capture,
+    staticKey: toHex(staticKey),
+  };
 }
 
 /** Packets of the live session in both directions, of many sizes. */
 async function captureLive(hosts: TwoHosts, tunnel: WeftTunnel, port: number, file: string): Promise<void> {
   const local = hosts.link.b.address4;
-  const watcher = hosts.b.spawn(WEFT_NODE, [join(ROOT, "bench", "capture.ts"), "--port", String(port), "--local", local, "--count", "300", "--seconds", "12", "--out", file]);
+  const watcher = hosts.b.spawn(WEFT_NODE, [
+    join(ROOT, "bench", "capture.ts"),
+    "--port",
+    String(port),
+    "--local",
+    local,
+    "--count",
+    "300",
+    "--seconds",
+    "12",
+    "--out",
+    file,
+  ]);
   await watcher.waitFor(/^ready$/, 10_000);
   for (const bytes of [8, 56, 300, 700, 1_200]) {
     await tunnel.a.host.exec("ping", ["-n", "-c", "80", "-i", "0.005", "-s", String(bytes), tunnel.b.address]);
@@ -160,7 +190,17 @@ async function captureLive(hosts: TwoHosts, tunnel: WeftTunnel, port: number, fi
 }
 
 function startFlood(scene: Scene, kind: FloodKind, options: HostileOptions, seconds: number): Daemon {
-  const args = [join(ROOT, "bench", "flood.ts"), "--target", scene.target, "--kind", kind, "--rate", String(options.rate), "--seconds", String(seconds)];
+  const args = [
+    join(ROOT, "bench", "flood.ts"),
+    "--target",
+    scene.target,
+    "--kind",
+    kind,
+    "--rate",
+    String(options.rate),
+    "--seconds",
+    String(seconds),
+  ];
   if (kind === "inits") args.push("--static-key", scene.staticKey, "--sources", SOURCES);
   else if (kind !== "random") args.push("--capture", scene.capture);
   if (options.gso) args.push("--gso");
@@ -173,13 +213,24 @@ async function floodResult(flood: Daemon): Promise<FloodResult> {
 }
 
 /** Rate of the paced flow while the flood runs. */
-async function flowUnderFlood(scene: Scene, kind: FloodKind, options: HostileOptions): Promise<{ readonly rate: number; readonly flood: FloodResult }> {
+async function flowUnderFlood(
+  scene: Scene,
+  kind: FloodKind,
+  options: HostileOptions,
+): Promise<{ readonly rate: number; readonly flood: FloodResult }> {
   const flood = startFlood(scene, kind, options, options.seconds + 3);
   try {
     await flood.waitFor(/^started$/, 20_000);
     await sleep(500);
     const { tunnel } = scene;
-    const flow = await iperf({ from: tunnel.a.host, to: tunnel.b.host, address: tunnel.b.address, seconds: options.seconds, omitSeconds: 1, bitsPerSecond: FLOW_BPS });
+    const flow = await iperf({
+      from: tunnel.a.host,
+      to: tunnel.b.host,
+      address: tunnel.b.address,
+      seconds: options.seconds,
+      omitSeconds: 1,
+      bitsPerSecond: FLOW_BPS,
+    });
     return { rate: flow.bitsPerSecond, flood: await floodResult(flood) };
   } finally {
     await flood.stop("SIGTERM", 1_000);
@@ -189,7 +240,9 @@ async function flowUnderFlood(scene: Scene, kind: FloodKind, options: HostileOpt
 async function attack(scene: Scene, kind: FloodKind, options: HostileOptions, notes: string[]): Promise<Outcome> {
   const { tunnel, b, port, device } = scene;
   const pid = tunnel.b.pid as number;
-  await b.nft(`table inet bench { chain pre { type filter hook prerouting priority raw; iifname "${device}" udp dport ${port} drop; } }`);
+  await b.nft(
+    `table inet bench { chain pre { type filter hook prerouting priority raw; iifname "${device}" udp dport ${port} drop; } }`,
+  );
   let dropped;
   try {
     dropped = await flowUnderFlood(scene, kind, options);
@@ -221,7 +274,12 @@ async function connectUnderFlood(scene: Scene, options: HostileOptions): Promise
   try {
     const host = await lab.host("real");
     const link = await lab.link(host, b);
-    const node = new WeftNode({ host, name: "real", state: join(lab.folder, "real"), upArgs: ["--listen", `0.0.0.0:${scene.port}`, "--tun", "weftreal"] });
+    const node = new WeftNode({
+      host,
+      name: "real",
+      state: join(lab.folder, "real"),
+      upArgs: ["--listen", `0.0.0.0:${scene.port}`, "--tun", "weftreal"],
+    });
     // The invite of end a names a's address, which this host reaches through b.
     await b.sysctl({ "net.ipv4.ip_forward": 1 });
     await host.ip("route", "add", "default", "via", link.b.address4);
@@ -236,7 +294,13 @@ async function connectUnderFlood(scene: Scene, options: HostileOptions): Promise
     const cookiesBefore = (await tunnel.nodeB.metrics()).get("weft_cookie_replies_total") ?? 0;
     await node.up();
     const ready = performance.now();
-    await until("the first ping", 25_000, async () => ((await host.exec("ping", ["-n", "-c", "1", "-W", "0.2", tunnel.b.address])).code === 0 ? true : undefined), 20);
+    await until(
+      "the first ping",
+      25_000,
+      async () =>
+        (await host.exec("ping", ["-n", "-c", "1", "-W", "0.2", tunnel.b.address])).code === 0 ? true : undefined,
+      20,
+    );
     const seconds = (performance.now() - ready) / 1_000;
     const cookies = ((await tunnel.nodeB.metrics()).get("weft_cookie_replies_total") ?? 0) - cookiesBefore;
     await flood.stop("SIGTERM", 1_000);

@@ -12,7 +12,10 @@ function positive(text: string): number {
 }
 
 function list(text: string): string[] {
-  return text.split(",").map((part) => part.trim()).filter((part) => part !== "");
+  return text
+    .split(",")
+    .map((part) => part.trim())
+    .filter((part) => part !== "");
 }
 
 const typed = `npm run bench -- ${process.argv.slice(2).join(" ")}`;
@@ -23,11 +26,19 @@ program
   .description("Weft, wireguard-go, boringtun, nebula and the bare link in one interleaved run")
   .option("--seconds <n>", "length of each measurement", positive, 5)
   .option("--rounds <n>", "rounds; the table shows medians", positive, 5)
-  .option("--only <ids>", `measurements, comma separated, beginnings suffice: ${MEASURES.map((one) => one.id).join(" ")}`, list, [])
+  .option(
+    "--only <ids>",
+    `measurements, comma separated, beginnings suffice: ${MEASURES.map((one) => one.id).join(" ")}`,
+    list,
+    [],
+  )
   .option("--subjects <names>", `comma separated: ${SUBJECTS.map((one) => one.name).join(" ")}`, list, [])
-  .option("--json <file>", "write everything measured")
+  .option("--json [file]", "everything measured: into a file, or in place of the table")
   .option("--markdown <file>", "rewrite this benchmark's section, e.g. of docs/benchmarks.md")
-  .addHelpText("after", "\nExample: npm run bench -- tunnel --rounds 1 --seconds 3 --only tcp,udp-64 --subjects weft,wireguard-go")
+  .addHelpText(
+    "after",
+    "\nExample: npm run bench -- tunnel --rounds 1 --seconds 3 --only tcp,udp-64 --subjects weft,wireguard-go",
+  )
   .action(async (options) => {
     const { runTunnel } = await import("./tunnel.ts");
     await runTunnel({ ...options, rounds: Math.ceil(options.rounds), command: typed });
@@ -39,7 +50,7 @@ program
   .option("--seconds <n>", "length of the UDP and TCP runs", positive, 90)
   .option("--only <names>", "scenarios, comma separated: slow long udp tcp", list, [])
   .option("--subjects <names>", "comma separated", list, ["weft", "wireguard-go"])
-  .option("--json <file>", "write everything measured")
+  .option("--json [file]", "everything measured: into a file, or in place of the table")
   .option("--markdown <file>", "rewrite this benchmark's section")
   .addHelpText("after", "\nExample: npm run bench -- links --only slow,long")
   .action(async (options) => {
@@ -54,7 +65,7 @@ program
   .option("--rate <n>", "datagrams per second", positive, 120_000)
   .option("--kinds <names>", "comma separated: random truncated mutated replayed reflected inits mixed", list, [])
   .option("--gso", "send trains instead of single packets: less work for the generator", false)
-  .option("--json <file>", "write everything measured")
+  .option("--json [file]", "everything measured: into a file, or in place of the table")
   .option("--markdown <file>", "rewrite this benchmark's section")
   .addHelpText("after", "\nExample: npm run bench -- hostile --kinds mutated,inits --seconds 10")
   .action(async (options) => {
@@ -68,7 +79,7 @@ program
   .option("--sessions <n>", "live sessions", positive, 1_000)
   .option("--seconds <n>", "length of each measurement", positive, 5)
   .option("--rounds <n>", "rounds; the table shows medians", positive, 5)
-  .option("--json <file>", "write everything measured")
+  .option("--json [file]", "everything measured: into a file, or in place of the table")
   .option("--markdown <file>", "rewrite this benchmark's section")
   .addHelpText("after", "\nExample: npm run bench -- sessions --sessions 100 --rounds 3")
   .action(async (options) => {
@@ -82,7 +93,7 @@ program
   .option("--minutes <n>", "length of the load", positive, 10)
   .option("--idle-seconds <n>", "length of the idle measurement", positive, 30)
   .option("--subjects <names>", "comma separated", list, ["weft"])
-  .option("--json <file>", "write everything measured")
+  .option("--json [file]", "everything measured: into a file, or in place of the table")
   .option("--markdown <file>", "rewrite this benchmark's section")
   .addHelpText("after", "\nExample: npm run bench -- memory --minutes 2")
   .action(async (options) => {
@@ -95,7 +106,7 @@ program
   .description("a slow disk and a blocked control thread, against a tunnel without them")
   .option("--seconds <n>", "length of each measurement", positive, 10)
   .option("--rounds <n>", "rounds; the table shows medians", positive, 5)
-  .option("--json <file>", "write everything measured")
+  .option("--json [file]", "everything measured: into a file, or in place of the table")
   .option("--markdown <file>", "rewrite this benchmark's section")
   .addHelpText("after", "\nExample: npm run bench -- stalls --rounds 3")
   .action(async (options) => {
@@ -107,7 +118,7 @@ program
   .command("micro")
   .description("the routines of the packet path, each by itself")
   .option("--filter <text>", "names that contain this")
-  .option("--json <file>", "write everything measured")
+  .option("--json [file]", "everything measured: into a file, or in place of the table")
   .option("--markdown <file>", "rewrite this benchmark's section")
   .addHelpText("after", "\nExample: npm run bench -- micro --filter seal")
   .action(async (options) => {
@@ -121,7 +132,8 @@ program
   .option("--install", "build the newest release of each with the toolchains that are present (minutes)")
   .action(async (options) => {
     if (options.install === true) {
-      for (const built of await installPeers((line) => process.stderr.write(`${line}\n`))) console.log(`${built.peer}: ${built.text}`);
+      for (const built of await installPeers((line) => process.stderr.write(`${line}\n`)))
+        console.log(`${built.peer}: ${built.text}`);
       return;
     }
     for (const subject of SUBJECTS) {

@@ -64,7 +64,12 @@ function udp(bytes: number): Measure {
       { id: `${id}-socket`, title: `UDP, ${bytes} bytes, dropped at iperf3's own socket`, unit: "k/s" },
     ],
     async take(tunnel, { seconds }) {
-      const result = await iperf({ ...between(tunnel, seconds), udpBytes: bytes, bitsPerSecond: 0, socketBufferBytes: UDP_BUFFER_BYTES });
+      const result = await iperf({
+        ...between(tunnel, seconds),
+        udpBytes: bytes,
+        bitsPerSecond: 0,
+        socketBufferBytes: UDP_BUFFER_BYTES,
+      });
       const { datagrams } = result;
       if (datagrams === undefined) throw new Unavailable("iperf3 reported no datagrams");
       const dropped = datagrams.droppedAtServerSocket;
@@ -100,7 +105,10 @@ const pingLoaded: Measure = {
   async take(tunnel, { seconds }) {
     const load = iperf({ ...between(tunnel, seconds + 1), omitSeconds: WARM_UP_SECONDS, streams: 8 });
     // Whatever happens to the ping, the load must have ended before the next measurement begins.
-    const [result, rate] = await Promise.allSettled([sleep(1_500).then(() => ping(tunnel.a.host, tunnel.b.address, seconds)), load]);
+    const [result, rate] = await Promise.allSettled([
+      sleep(1_500).then(() => ping(tunnel.a.host, tunnel.b.address, seconds)),
+      load,
+    ]);
     if (rate.status === "rejected") throw new Unavailable(`the load did not run: ${String(rate.reason)}`);
     if (result.status === "rejected") throw result.reason;
     return {

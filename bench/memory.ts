@@ -45,7 +45,9 @@ interface MemoryResult {
 export async function runMemory(options: MemoryOptions): Promise<void> {
   const startedAt = new Date().toISOString();
   const results: MemoryResult[] = [];
-  const notes: string[] = [`load: TCP, 4 streams, direction changes every ${SLICE_SECONDS} s; the first ${WARM_UP_SHARE * 100} % of the run are warm-up`];
+  const notes: string[] = [
+    `load: TCP, 4 streams, direction changes every ${SLICE_SECONDS} s; the first ${WARM_UP_SHARE * 100} % of the run are warm-up`,
+  ];
   for (const subject of chooseSubjects(options.subjects)) {
     try {
       results.push(...(await measure(subject, options, notes)));
@@ -72,7 +74,16 @@ export async function runMemory(options: MemoryOptions): Promise<void> {
       tables: [
         {
           title: `Idle processor use, and resident memory over ${options.minutes} minutes of full load`,
-          columns: ["", "idle, of one CPU", "at start, MB", "median, MB", "peak, MB", "slope, MB/min", "growth over the run", "promised: idle ≤ 1 %, ≤ 150 MB, flat"],
+          columns: [
+            "",
+            "idle, of one CPU",
+            "at start, MB",
+            "median, MB",
+            "peak, MB",
+            "slope, MB/min",
+            "growth over the run",
+            "promised: idle ≤ 1 %, ≤ 150 MB, flat",
+          ],
           rows,
         },
       ],
@@ -105,7 +116,9 @@ async function measure(subject: Subject, options: MemoryOptions, notes: string[]
     process.stderr.write(`${subject.name}: idle for ${options.idleSeconds} s\n`);
     const before = sides.map(({ pid }) => cpuSeconds(pid as number));
     await sleep(options.idleSeconds * 1_000);
-    const idle = sides.map(({ pid }, index) => (cpuSeconds(pid as number) - (before[index] as number)) / options.idleSeconds);
+    const idle = sides.map(
+      ({ pid }, index) => (cpuSeconds(pid as number) - (before[index] as number)) / options.idleSeconds,
+    );
     const samples = sides.map((): (readonly [number, number])[] => []);
     const start = performance.now();
     const sampler = setInterval(() => {
@@ -124,7 +137,9 @@ async function measure(subject: Subject, options: MemoryOptions, notes: string[]
     } finally {
       clearInterval(sampler);
     }
-    return sides.map(({ side }, index) => summarise(subject.name, side, idle[index] as number, startBytes[index] as number, samples[index] ?? []));
+    return sides.map(({ side }, index) =>
+      summarise(subject.name, side, idle[index] as number, startBytes[index] as number, samples[index] ?? []),
+    );
   } finally {
     await hosts.lab.close();
   }
@@ -146,10 +161,18 @@ async function load(tunnel: Tunnel, seconds: number, notes: string[], name: stri
     rates.push(result.bitsPerSecond / 1e9);
     process.stderr.write(`${name}: ${figure(rates.at(-1) as number)} Gbit/s, ${left} s to go\n`);
   }
-  notes.push(`${name}: median of the load ${figure(median(rates))} Gbit/s, lowest slice ${figure(ascending(rates)[0] ?? Number.NaN)}`);
+  notes.push(
+    `${name}: median of the load ${figure(median(rates))} Gbit/s, lowest slice ${figure(ascending(rates)[0] ?? Number.NaN)}`,
+  );
 }
 
-function summarise(subject: string, side: "a" | "b", idleCpuShare: number, startBytes: number, samples: readonly (readonly [number, number])[]): MemoryResult {
+function summarise(
+  subject: string,
+  side: "a" | "b",
+  idleCpuShare: number,
+  startBytes: number,
+  samples: readonly (readonly [number, number])[],
+): MemoryResult {
   const lastSecond = samples.at(-1)?.[0] ?? 0;
   const warm = samples.filter(([second]) => second >= lastSecond * WARM_UP_SHARE);
   const medianBytes = median(warm.map(([, bytes]) => bytes));

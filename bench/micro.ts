@@ -57,7 +57,11 @@ function routes(): void {
   const table = new RouteTable(ROUTES);
   const prefix = (text: string): Uint8Array => parseAddress(text) as Uint8Array;
   table.load(
-    Array.from({ length: ROUTES }, (_, peer) => ({ prefix: prefix(`10.${(peer >> 8) & 255}.${peer & 255}.0`), prefixBits: 96 + 24, peer })),
+    Array.from({ length: ROUTES }, (_, peer) => ({
+      prefix: prefix(`10.${(peer >> 8) & 255}.${peer & 255}.0`),
+      prefixBits: 96 + 24,
+      peer,
+    })),
   );
   const addresses = Uint32Array.from({ length: 1_024 }, () => ((10 << 24) | (random.u32() % (ROUTES << 8))) >>> 0);
   const slab = new Slab(65_536);
@@ -151,17 +155,24 @@ function codecs(): void {
 
 interface Trial {
   readonly alias: string;
-  readonly runs: readonly { readonly stats?: { readonly avg: number; readonly p50: number; readonly p99: number }; readonly error?: unknown }[];
+  readonly runs: readonly {
+    readonly stats?: { readonly avg: number; readonly p50: number; readonly p99: number };
+    readonly error?: unknown;
+  }[];
 }
 
 export async function runMicro(options: MicroOptions): Promise<void> {
   const startedAt = new Date().toISOString();
   for (const register of [checksums, routes, replay, ciphers, codecs]) register();
   const settings = options.filter === undefined ? {} : { filter: new RegExp(options.filter, "i") };
-  const result = (await run({ ...settings, format: "quiet", throw: false })) as unknown as { readonly benchmarks: readonly Trial[] };
+  const result = (await run({ ...settings, format: "quiet", throw: false })) as unknown as {
+    readonly benchmarks: readonly Trial[];
+  };
   const rows = result.benchmarks.flatMap((trial) =>
     trial.runs.map(({ stats, error }) =>
-      stats === undefined ? [trial.alias, "n/a", "n/a", "n/a", String(error)] : [trial.alias, figure(stats.avg), figure(stats.p50), figure(stats.p99), ""],
+      stats === undefined
+        ? [trial.alias, "n/a", "n/a", "n/a", String(error)]
+        : [trial.alias, figure(stats.avg), figure(stats.p50), figure(stats.p99), ""],
     ),
   );
   const columns = ["", "mean, ns", "median, ns", "p99, ns", ""];

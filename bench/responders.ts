@@ -90,7 +90,8 @@ class Crowd {
     this.#target = target;
     this.#targetBytes = endpointToBytes(target);
     this.#table = new EpochTable(this.#aead, { maxPeers: members.seeds.length });
-    for (const [index, seed] of members.seeds.entries()) this.#responders.push(this.#create(index, bytes(seed), members));
+    for (const [index, seed] of members.seeds.entries())
+      this.#responders.push(this.#create(index, bytes(seed), members));
   }
 
   #create(index: number, seed: Uint8Array, members: BulkMembers): Responder {
@@ -114,7 +115,10 @@ class Crowd {
         peerBySlot: (slot) => (slot === FOUNDER_SLOT ? peer : undefined),
         provisionalPeer: () => undefined,
       },
-      { bootId: systemRandom.u32(), capabilities: Capability.HARDWARE_AES | Capability.PARTIAL_CHECKSUM | Capability.HYBRID },
+      {
+        bootId: systemRandom.u32(),
+        capabilities: Capability.HARDWARE_AES | Capability.PARTIAL_CHECKSUM | Capability.HYBRID,
+      },
     );
     const socket = createSocket("udp4");
     const responder = new Responder(index, socket, sessions);
@@ -142,7 +146,10 @@ class Crowd {
     setInterval(() => {
       const established = this.#responders.filter((responder) => responder.established).length;
       const { size } = this.#table;
-      writeSync(1, `${JSON.stringify({ established, epochs: size, received: this.#received, answered: this.#answered, dropped: this.#dropped, failed: this.#failed })}\n`);
+      writeSync(
+        1,
+        `${JSON.stringify({ established, epochs: size, received: this.#received, answered: this.#answered, dropped: this.#dropped, failed: this.#failed })}\n`,
+      );
     }, 1_000);
   }
 
@@ -203,7 +210,11 @@ class Crowd {
     encodeInnerHeader(view, at, kind, 0, 0);
     this.#aead.seal(epoch.sealHandle, epoch.takenLow, epoch.takenHigh, at, plain, at);
     // A copy: the socket may keep the bytes beyond this call.
-    responder.socket.send(this.#slab.u8.slice(this.#out, at + plain + TAG_BYTES), this.#target.port, this.#target.address);
+    responder.socket.send(
+      this.#slab.u8.slice(this.#out, at + plain + TAG_BYTES),
+      this.#target.port,
+      this.#target.address,
+    );
     responder.owesSinceMs = Infinity;
   }
 
@@ -228,22 +239,40 @@ class Crowd {
     if (epoch.replay.check(header.counterLow, header.counterHigh) !== Drop.NONE) return false;
     const plain = this.#in + DATA_HEADER_BYTES;
     const plainBytes = length - DATA_HEADER_BYTES - TAG_BYTES;
-    if (!this.#aead.open(epoch.openHandle, header.counterLow, header.counterHigh, plain, plainBytes, plain)) return false;
-    if (this.#table.accept(epoch, now.nowMs, header.counterLow, header.counterHigh)) responder.sessions.handleProof(now, FOUNDER_SLOT, epoch.epochId);
+    if (!this.#aead.open(epoch.openHandle, header.counterLow, header.counterHigh, plain, plainBytes, plain))
+      return false;
+    if (this.#table.accept(epoch, now.nowMs, header.counterLow, header.counterHigh))
+      responder.sessions.handleProof(now, FOUNDER_SLOT, epoch.epochId);
     if (decodeInnerHeader(view, plain, plainBytes, this.#inner) !== Drop.NONE) return false;
-    if (responder.owesSinceMs === Infinity && this.#inner.kind !== InnerKind.KEEPALIVE) responder.owesSinceMs = now.nowMs;
+    if (responder.owesSinceMs === Infinity && this.#inner.kind !== InnerKind.KEEPALIVE)
+      responder.owesSinceMs = now.nowMs;
     this.#inside(now, responder, epoch, plain + INNER_HEADER_BYTES, plainBytes - INNER_HEADER_BYTES, length);
     return true;
   }
 
-  #inside(now: Now, responder: Responder, epoch: Epoch, payload: number, payloadBytes: number, datagramBytes: number): void {
+  #inside(
+    now: Now,
+    responder: Responder,
+    epoch: Epoch,
+    payload: number,
+    payloadBytes: number,
+    datagramBytes: number,
+  ): void {
     const { view, u8 } = this.#slab;
     const { kind } = this.#inner;
     if (kind === InnerKind.RATCHET || kind === InnerKind.KEEPALIVE) {
       responder.sessions.handleInner(now, FOUNDER_SLOT, epoch.epochId, kind, u8.slice(payload, payload + payloadBytes));
     } else if (kind === InnerKind.PROBE && decodeProbe(view, payload, payloadBytes, this.#probe) === Drop.NONE) {
       const at = this.#out + DATA_HEADER_BYTES + INNER_HEADER_BYTES;
-      encodeProbeAck(view, at, this.#probe, this.#observed, this.#target.port, datagramBytes, Math.floor(now.nowMs * 1_000) >>> 0);
+      encodeProbeAck(
+        view,
+        at,
+        this.#probe,
+        this.#observed,
+        this.#target.port,
+        datagramBytes,
+        Math.floor(now.nowMs * 1_000) >>> 0,
+      );
       this.#send(now, responder, this.#table.sending(responder.index) ?? epoch, InnerKind.PROBE_ACK, PROBE_ACK_BYTES);
       this.#answered++;
     }
@@ -261,9 +290,16 @@ function clock(): Now {
 }
 
 function main(): void {
-  const { values } = parseArgs({ options: { members: { type: "string" }, target: { type: "string" }, "per-second": { type: "string", default: "200" } } });
+  const { values } = parseArgs({
+    options: {
+      members: { type: "string" },
+      target: { type: "string" },
+      "per-second": { type: "string", default: "200" },
+    },
+  });
   const target = parseEndpoint(values.target ?? "");
-  if (values.members === undefined || target === undefined) throw new Error("--members FILE and --target ADDRESS:PORT are needed");
+  if (values.members === undefined || target === undefined)
+    throw new Error("--members FILE and --target ADDRESS:PORT are needed");
   new Crowd(JSON.parse(readFileSync(values.members, "utf8")) as BulkMembers, target).run(Number(values["per-second"]));
 }
 

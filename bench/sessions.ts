@@ -4,7 +4,7 @@
  * compared in interleaved rounds.
  */
 import { join } from "node:path";
-import { WeftNode } from "../lab/network.ts";
+import type { WeftNode } from "../lab/network.ts";
 import { until, type Daemon } from "../lab/process.ts";
 import { twoHosts, type TwoHosts } from "../lab/topologies.ts";
 import { WEFT_NODE } from "../lab/traffic.ts";
@@ -48,7 +48,10 @@ export async function runSessions(options: SessionsOptions): Promise<void> {
         admitMembers(node.state, count, members);
       },
     });
-    const contenders: Contender[] = [await launch(weftSubject({ name: ONE }), hosts, 0), await launch(crowded, hosts, 1)];
+    const contenders: Contender[] = [
+      await launch(weftSubject({ name: ONE }), hosts, 0),
+      await launch(crowded, hosts, 1),
+    ];
     for (const { name, why, tunnel } of contenders) if (tunnel === undefined) throw new Error(`${name}: ${why}`);
     const responders = await establish(hosts, members, count, founder as WeftNode);
     const pids = contenders.map(({ tunnel }) => tunnel?.a.pid as number);
@@ -97,15 +100,26 @@ async function establish({ lab, a }: TwoHosts, members: string, count: number, f
   const host = await lab.host("many");
   const link = await lab.link(host, a);
   const target = `${link.b.address4}:${underlayPort(1)}`;
-  const responders = host.spawn(WEFT_NODE, [join(ROOT, "bench", "responders.ts"), "--members", members, "--target", target]);
-  await until(`${count} sessions`, ESTABLISH_MS, async () => {
-    const line = responders.lines.at(-1) ?? "{}";
-    say(line);
-    if (responders.exitCode !== undefined) throw new Error(responders.tail(5));
-    if ((JSON.parse(line) as Partial<Crowd>).established !== count) return undefined;
-    // Both sides have to agree.
-    return (await onlinePeers(founder)) > count ? true : undefined;
-  }, 1_000);
+  const responders = host.spawn(WEFT_NODE, [
+    join(ROOT, "bench", "responders.ts"),
+    "--members",
+    members,
+    "--target",
+    target,
+  ]);
+  await until(
+    `${count} sessions`,
+    ESTABLISH_MS,
+    async () => {
+      const line = responders.lines.at(-1) ?? "{}";
+      say(line);
+      if (responders.exitCode !== undefined) throw new Error(responders.tail(5));
+      if ((JSON.parse(line) as Partial<Crowd>).established !== count) return undefined;
+      // Both sides have to agree.
+      return (await onlinePeers(founder)) > count ? true : undefined;
+    },
+    1_000,
+  );
   return responders;
 }
 

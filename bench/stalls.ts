@@ -33,7 +33,8 @@ export async function runStalls(options: StallsOptions): Promise<void> {
   const startedAt = new Date().toISOString();
   const measures = chooseMeasures(MEASURES);
   const preload = `--import=${pathToFileURL(join(ROOT, "bench", "tools", "stall.ts")).href}`;
-  const stalled = (name: string, env: Record<string, string>) => weftSubject({ name, env: { NODE_OPTIONS: preload, ...env } });
+  const stalled = (name: string, env: Record<string, string>) =>
+    weftSubject({ name, env: { NODE_OPTIONS: preload, ...env } });
   const disturbance = await Disturbance.begin();
   const hosts = await twoHosts();
   try {
@@ -72,8 +73,15 @@ export async function runStalls(options: StallsOptions): Promise<void> {
         startedAt,
         machine: await describeMachine(),
         command: options.command,
-        tables: concluded.flatMap(({ tables }, index) => tables.map((table) => ({ ...table, title: `${table.title}: ${others[index]}` }))),
-        notes: [...disturbance.notes(), ...effects, `${options.rounds} rounds, ${options.seconds} s each, all three tunnels side by side`, ...new Set(concluded.flatMap(({ notes }) => notes))],
+        tables: concluded.flatMap(({ tables }, index) =>
+          tables.map((table) => ({ ...table, title: `${table.title}: ${others[index]}` })),
+        ),
+        notes: [
+          ...disturbance.notes(),
+          ...effects,
+          `${options.rounds} rounds, ${options.seconds} s each, all three tunnels side by side`,
+          ...new Set(concluded.flatMap(({ notes }) => notes)),
+        ],
         notCompared: [],
         data: { summaries: concluded.flatMap(({ summaries }) => summaries), entries },
       },
@@ -87,19 +95,25 @@ export async function runStalls(options: StallsOptions): Promise<void> {
 /** Less than 5 % either way, for what a user feels. */
 function target(one: Figure): Target | undefined {
   if (/^(tcp-4|tcp-4-reverse|udp-1200)$/.test(one.id)) return { least: 0.95 };
-  return /-mean$/.test(one.id) ? { most: 1.05 } : undefined;
+  return one.id.endsWith("-mean") ? { most: 1.05 } : undefined;
 }
 
 /** What the daemons themselves report of their stalls. Rejects when one of them did not happen. */
 async function observe(tunnels: readonly WeftTunnel[]): Promise<string[]> {
-  const read = async (tunnel: WeftTunnel | undefined, name: string): Promise<number> => (await tunnel?.nodeA.metrics())?.get(name) ?? Number.NaN;
+  const read = async (tunnel: WeftTunnel | undefined, name: string): Promise<number> =>
+    (await tunnel?.nodeA.metrics())?.get(name) ?? Number.NaN;
   const commits = await read(tunnels[1], "weft_store_commits_total");
   const commitSeconds = (await read(tunnels[1], "weft_store_commit_seconds_total")) / commits;
   // The longest delay since the scrape before: one whole period has to lie in between.
   await read(tunnels[2], "weft_control_loop_delay_seconds");
   await sleep(EVERY_MS + 500);
   const delay = await read(tunnels[2], "weft_control_loop_delay_seconds");
-  if (!(commitSeconds * 1_000 >= COMMIT_MS * 0.9)) throw new Error(`the slow disk is not slow: ${figure(commitSeconds)} s per commit`);
-  if (!(delay * 1_000 >= BLOCK_MS * 0.8)) throw new Error(`the control thread is not blocked: longest delay ${figure(delay)} s`);
-  return [`slow disk: ${figure(commitSeconds)} s per commit`, `blocked control thread: longest delay of its event loop ${figure(delay)} s`];
+  if (!(commitSeconds * 1_000 >= COMMIT_MS * 0.9))
+    throw new Error(`the slow disk is not slow: ${figure(commitSeconds)} s per commit`);
+  if (!(delay * 1_000 >= BLOCK_MS * 0.8))
+    throw new Error(`the control thread is not blocked: longest delay ${figure(delay)} s`);
+  return [
+    `slow disk: ${figure(commitSeconds)} s per commit`,
+    `blocked control thread: longest delay of its event loop ${figure(delay)} s`,
+  ];
 }

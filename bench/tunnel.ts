@@ -51,10 +51,16 @@ export async function runTunnel(options: TunnelOptions): Promise<void> {
           ...notes,
         ],
         notCompared: [
-          ...contenders.filter((one) => one.tunnel === undefined).map(({ name, version, why }) => `${name}${version === "" ? "" : ` ${version}`}: ${why}`),
+          ...contenders
+            .filter((one) => one.tunnel === undefined)
+            .map(({ name, version, why }) => `${name}${version === "" ? "" : ` ${version}`}: ${why}`),
           "WireGuard in the kernel: this kernel has no such module",
         ],
-        data: { subjects: running.map(({ name, version, tunnel }) => ({ name, version, mtuBytes: tunnel?.mtuBytes })), summaries, entries },
+        data: {
+          subjects: running.map(({ name, version, tunnel }) => ({ name, version, mtuBytes: tunnel?.mtuBytes })),
+          summaries,
+          entries,
+        },
       },
       options,
     );

@@ -45,7 +45,11 @@ export async function runDemo(options: DemoOptions): Promise<number> {
   const screen = new Screen(options.json ? process.stderr : process.stdout);
   const summary: Summary = { ok: false, mode: "namespaces", checks: [], pairs: [] };
   const interrupt = new AbortController();
-  const onSignal = (): void => interrupt.abort();
+  const onSignal = (): void => {
+    // The second Ctrl-C means now; the lab's exit hook still removes everything.
+    if (interrupt.signal.aborted) process.exit(130);
+    interrupt.abort();
+  };
   process.on("SIGINT", onSignal);
   process.on("SIGTERM", onSignal);
   try {

@@ -16,7 +16,15 @@ import { encodeTimestamp, nextTimestamp } from "../src/session/handshake.ts";
 import type { SessionTimes } from "../src/session/rekey.ts";
 import { type SessionPeer, Sessions } from "../src/session/sessions.ts";
 import type { EndpointBytes, SessionOutput } from "../src/session/types.ts";
-import { DATA_HEADER_BYTES, DATA_TYPE, encodeDataHeader, encodeInnerHeader, INNER_HEADER_BYTES, InnerKind, TAG_BYTES } from "../src/wire/data.ts";
+import {
+  DATA_HEADER_BYTES,
+  DATA_TYPE,
+  encodeDataHeader,
+  encodeInnerHeader,
+  INNER_HEADER_BYTES,
+  InnerKind,
+  TAG_BYTES,
+} from "../src/wire/data.ts";
 import { PlainAead, PlainMac } from "./memory-ports.ts";
 
 export interface NetworkOptions {
@@ -97,7 +105,10 @@ export class SimNode {
     this.#buffer = this.slab.allocate(DATAGRAM_AT_BYTES * 2);
     this.#nameBlock = this.slab.allocate(NAME_BYTES);
     this.epochs = new EpochTable(this.aead, { maxPeers: 1 });
-    this.gate = new HandshakeGate({ slab: this.slab, mac: new PlainMac(this.slab), random }, { staticKey: identity.staticKeys.publicKey });
+    this.gate = new HandshakeGate(
+      { slab: this.slab, mac: new PlainMac(this.slab), random },
+      { staticKey: identity.staticKeys.publicKey },
+    );
   }
 
   drop(reason: number): void {
@@ -105,7 +116,11 @@ export class SimNode {
   }
 
   /** Judges a handshake datagram. @returns the gate's verdict, and its cookie reply if it made one */
-  judge(nowMs: number, datagram: Uint8Array, from: EndpointBytes): { readonly reason: number; readonly reply: Uint8Array | undefined } {
+  judge(
+    nowMs: number,
+    datagram: Uint8Array,
+    from: EndpointBytes,
+  ): { readonly reason: number; readonly reply: Uint8Array | undefined } {
     const u8 = this.slab.u8;
     u8.set(datagram, this.#buffer);
     u8.fill(0, this.#nameBlock, this.#nameBlock + NAME_BYTES);
@@ -138,7 +153,10 @@ export class SimNode {
   }
 
   /** The receive path of a data packet. @returns the opened message, or the reason */
-  open(nowMs: number, packet: Uint8Array): { readonly epoch: Epoch; readonly first: boolean; readonly kind: number; readonly payload: Uint8Array } | number {
+  open(
+    nowMs: number,
+    packet: Uint8Array,
+  ): { readonly epoch: Epoch; readonly first: boolean; readonly kind: number; readonly payload: Uint8Array } | number {
     if (packet.length < DATA_HEADER_BYTES + INNER_HEADER_BYTES + TAG_BYTES) return Drop.SHORT;
     const { u8, view } = this.slab;
     const at = this.#buffer;
@@ -171,8 +189,14 @@ export class SessionPair {
   network: NetworkOptions;
   /** Share of datagrams lost from a to b and from b to a, on top of network.loss; 1 = cut. */
   readonly cut: [number, number] = [0, 0];
-  /** Called for every datagram put on the network; may return another one to change it. */
-  tamper: (from: SimNode, datagram: Uint8Array) => Uint8Array = (_from, datagram) => datagram;
+  /** Called for every datagram put on the network; may return another one, or undefined to swallow it. */
+  tamper: (from: SimNode, datagram: Uint8Array) => Uint8Array | undefined = (_from, datagram) => datagram;
+  /** Called for every inner message before it is sealed; may return another payload. */
+  tamperInner: (from: SimNode, kind: number, payload: Uint8Array) => Uint8Array = (_from, _kind, payload) => payload;
+  /** Every datagram that was put on the network, with its sender, when recording is on. */
+  recorded: { readonly from: SimNode; readonly atMs: number; readonly datagram: Uint8Array }[] | undefined = undefined;
+  /** Data packets sealed with an index and a counter that were used before. */
+  reusedCounters = 0;
   nowMs = 0;
   /** User datagrams by id. */
   readonly ledger: Datagram[] = [];
@@ -234,7 +258,9 @@ export class SessionPair {
         bootId: this.#boots++,
         ...(this.#options.times === undefined ? {} : { times: this.#options.times }),
         ...(this.#options.pq === undefined ? {} : { pq: this.#options.pq }),
-        ...(this.#options.capabilities === undefined ? {} : { capabilities: this.#options.capabilities[index] as number }),
+        ...(this.#options.capabilities === undefined
+          ? {}
+          : { capabilities: this.#options.capabilities[index] as number }),
       },
     );
   }
@@ -278,7 +304,7 @@ export class SessionPair {
     if (epoch === undefined) return false;
     const payload = new Uint8Array(8);
     new DataView(payload.buffer).setUint32(0, this.ledger.length, true);
-    const packet = node.seal(this.nowMs, epoch, InnerKind.IP, payload);
+    const packet = this.#seal(node, epoch, InnerKind.IP, payload);
     if (packet === undefined) return false;
     const datagram = { delivered: 0, opened: 0, lastReason: Drop.NONE, sentAtMs: this.nowMs, epochId: epoch.epochId };
     this.ledger.push(datagram);
@@ -316,6 +342,17 @@ export class SessionPair {
     return this.ledger.filter((one) => one.delivered > 0 && one.opened !== 1);
   }
 
+  readonly #headers = new Set<string>();
+
+  #seal(node: SimNode, epoch: Epoch, kind: number, payload: Uint8Array): Uint8Array | undefined {
+    const packet = node.seal(this.nowMs, epoch, kind, payload);
+    if (packet === undefined) return undefined;
+    const header = headerOf(packet);
+    if (this.#headers.has(header)) this.reusedCounters++;
+    this.#headers.add(header);
+    return packet;
+  }
+
   #usable(node: SimNode): boolean {
     const epoch = this.sending(node);
     return epoch !== undefined && epoch.live && this.nowMs - epoch.installedAtMs < 270_000;
@@ -345,7 +382,10 @@ export class SessionPair {
           break;
         case "inner": {
           const epoch = node.epochs.byId(PEER_SLOT, output.epochId);
-          const packet = epoch === undefined ? undefined : node.seal(this.nowMs, epoch, output.innerKind, output.payload);
+          const packet =
+            epoch === undefined
+              ? undefined
+              : this.#seal(node, epoch, output.innerKind, this.tamperInner(node, output.innerKind, output.payload));
           if (packet !== undefined) this.#transmit(node, packet);
           break;
         }
@@ -358,7 +398,9 @@ export class SessionPair {
   }
 
   #transmit(from: SimNode, sent: Uint8Array): void {
+    this.recorded?.push({ from, atMs: this.nowMs, datagram: sent });
     const datagram = this.tamper(from, sent);
+    if (datagram === undefined) return;
     const { network, random } = this;
     const copies = random.unit() < network.duplicate ? 2 : 1;
     for (let i = 0; i < copies; i++) {

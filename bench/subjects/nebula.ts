@@ -29,7 +29,13 @@ export const nebula: Subject = {
     mkdirSync(folder, { recursive: true, mode: 0o700 });
     await must(cert, ["ca", "-name", "bench"], { cwd: folder });
     const device = `nebula${index}`;
-    const launch = async (host: Host, name: string, address: string, other: string, otherUnderlay: string): Promise<Daemon> => {
+    const launch = async (
+      host: Host,
+      name: string,
+      address: string,
+      other: string,
+      otherUnderlay: string,
+    ): Promise<Daemon> => {
       await must(cert, ["sign", "-name", name, "-networks", `${address}/24`], { cwd: folder });
       const config = join(folder, `${name}.yml`);
       writeFileSync(config, configuration(name, port, device, other, `${otherUnderlay}:${port}`));

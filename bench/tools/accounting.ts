@@ -23,7 +23,8 @@ export async function countDrops(tunnel: Tunnel & WeftNodes): Promise<Drops> {
     ["b", tunnel.b, tunnel.nodeB],
   ] as const) {
     await countKernel(drops, end, side.host, side.device);
-    if (node !== undefined) for (const [name, value] of weftDrops(await node.metrics())) drops.set(`${end} weft ${name}`, value);
+    if (node !== undefined)
+      for (const [name, value] of weftDrops(await node.metrics())) drops.set(`${end} weft ${name}`, value);
   }
   return drops;
 }
@@ -56,7 +57,7 @@ export function total(drops: Drops): number {
 
 /** "3 a weft tx queue_full, 1 b socket": largest first. */
 export function describeDrops(drops: Drops): string {
-  const list = [...drops].sort((x, y) => y[1] - x[1]);
+  const list = [...drops].toSorted((x, y) => y[1] - x[1]);
   return list.length === 0 ? "none" : list.map(([name, count]) => `${count} ${name}`).join(", ");
 }
 
@@ -70,7 +71,8 @@ async function countKernel(drops: Map<string, number>, end: string, host: Host, 
   const queues = JSON.parse(await host.must("tc", ["-j", "-s", "qdisc", "show"])) as QueueStatistics[];
   for (const queue of queues) {
     // A tbf holds an inner queue that reports the same drops once more.
-    if (queue.root === true) drops.set(`${end} ${queue.dev === tunnelDevice ? "tun" : queue.dev} qdisc ${queue.kind}`, queue.drops ?? 0);
+    if (queue.root === true)
+      drops.set(`${end} ${queue.dev === tunnelDevice ? "tun" : queue.dev} qdisc ${queue.kind}`, queue.drops ?? 0);
   }
   const snmp = await host.must("cat", ["/proc/net/snmp"]);
   const [names = [], values = []] = [...snmp.matchAll(/^Udp: (.*)$/gm)].map((match) => (match[1] as string).split(" "));

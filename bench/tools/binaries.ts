@@ -69,19 +69,33 @@ function buildNebula(say: (line: string) => void): Promise<Built> {
   return goInstall("nebula", "github.com/slackhq/nebula", ["/cmd/nebula", "/cmd/nebula-cert"], "nebula", say);
 }
 
-async function goInstall(peer: string, module: string, packages: readonly string[], program: string, say: (line: string) => void): Promise<Built> {
+async function goInstall(
+  peer: string,
+  module: string,
+  packages: readonly string[],
+  program: string,
+  say: (line: string) => void,
+): Promise<Built> {
   const go = findGo();
   if (go === undefined) return { peer, version: undefined, text: "not built: no Go toolchain (https://go.dev/dl)" };
   let first = "";
   for (const release of await goReleases(go, module)) {
     say(`${peer}: go install ${module}@${release}`);
     const targets = packages.map((path) => `${module}${path}@${release}`);
-    const result = await run("nice", ["-n", "19", go, "install", ...targets], { timeoutMs: BUILD_TIMEOUT_MS, env: { GOBIN: CACHE_BIN } });
+    const result = await run("nice", ["-n", "19", go, "install", ...targets], {
+      timeoutMs: BUILD_TIMEOUT_MS,
+      env: { GOBIN: CACHE_BIN },
+    });
     if (result.code === 0) {
       const version = (await goModuleVersion(join(CACHE_BIN, program))) ?? release;
       return { peer, version, text: `built ${version}${first === "" ? "" : ` (${first})`}` };
     }
-    const why = reasonOf(result.stderr.trim().split("\n").findLast((line) => line.trim() !== "" && !line.startsWith("go: downloading")) ?? "no output");
+    const why = reasonOf(
+      result.stderr
+        .trim()
+        .split("\n")
+        .findLast((line) => line.trim() !== "" && !line.startsWith("go: downloading")) ?? "no output",
+    );
     say(`${peer}: ${release} cannot be built: ${why}`);
     if (first === "") first = `${release} cannot be built here`;
   }
@@ -102,10 +116,14 @@ async function goReleases(go: string, module: string): Promise<string[]> {
 async function buildBoringtun(say: (line: string) => void): Promise<Built> {
   const peer = "boringtun";
   const cargo = findProgram("cargo") ?? existing(join(process.env["HOME"] ?? "/root", ".cargo", "bin", "cargo"));
-  if (cargo === undefined) return { peer, version: undefined, text: "not built: no Rust toolchain (https://rustup.rs)" };
+  if (cargo === undefined)
+    return { peer, version: undefined, text: "not built: no Rust toolchain (https://rustup.rs)" };
   say(`${peer}: cargo install boringtun-cli (takes minutes)`);
-  const result = await run("nice", ["-n", "19", cargo, "install", "boringtun-cli", "--root", CACHE], { timeoutMs: BUILD_TIMEOUT_MS });
-  if (result.code !== 0) return { peer, version: undefined, text: `not built: ${reasonOf(result.stderr.trim().split("\n").at(-1) ?? "")}` };
+  const result = await run("nice", ["-n", "19", cargo, "install", "boringtun-cli", "--root", CACHE], {
+    timeoutMs: BUILD_TIMEOUT_MS,
+  });
+  if (result.code !== 0)
+    return { peer, version: undefined, text: `not built: ${reasonOf(result.stderr.trim().split("\n").at(-1) ?? "")}` };
   const version = (await run(join(CACHE_BIN, "boringtun-cli"), ["--version"])).stdout.trim().split(" ").at(-1);
   return { peer, version, text: `built ${version}` };
 }

@@ -43,7 +43,15 @@ export interface IperfResult {
   readonly perInterval: number[];
   readonly retransmits: number | undefined;
   /** UDP only. */
-  readonly datagrams: { readonly sent: number; readonly received: number; readonly receivedPerSecond: number; readonly lossRatio: number; readonly droppedAtServerSocket: number | undefined } | undefined;
+  readonly datagrams:
+    | {
+        readonly sent: number;
+        readonly received: number;
+        readonly receivedPerSecond: number;
+        readonly lossRatio: number;
+        readonly droppedAtServerSocket: number | undefined;
+      }
+    | undefined;
 }
 
 interface Sum {
@@ -85,18 +93,33 @@ export async function iperf(options: IperfOptions): Promise<IperfResult> {
 }
 
 function clientArguments(options: IperfOptions, port: number): string[] {
-  const args = ["-c", options.address, "-p", String(port), "-J", "-t", String(options.seconds), "-P", String(options.streams ?? 1)];
+  const args = [
+    "-c",
+    options.address,
+    "-p",
+    String(port),
+    "-J",
+    "-t",
+    String(options.seconds),
+    "-P",
+    String(options.streams ?? 1),
+  ];
   args.push("-i", String(options.intervalSeconds ?? 1), "--connect-timeout", "10000");
   if (options.omitSeconds !== undefined && options.omitSeconds > 0) args.push("-O", String(options.omitSeconds));
   if (options.reverse === true) args.push("-R");
-  if (options.udpBytes !== undefined) args.push("-u", "-l", String(options.udpBytes), "-b", String(options.bitsPerSecond ?? 0));
+  if (options.udpBytes !== undefined)
+    args.push("-u", "-l", String(options.udpBytes), "-b", String(options.bitsPerSecond ?? 0));
   else if (options.bitsPerSecond !== undefined) args.push("-b", String(options.bitsPerSecond));
   if (options.socketBufferBytes !== undefined) args.push("-w", String(options.socketBufferBytes));
   return args;
 }
 
 /** Reads the client's JSON. Exported for its test. */
-export function parse(text: string, options: Pick<IperfOptions, "udpBytes">, droppedAtServerSocket: number | undefined): IperfResult {
+export function parse(
+  text: string,
+  options: Pick<IperfOptions, "udpBytes">,
+  droppedAtServerSocket: number | undefined,
+): IperfResult {
   let json: IperfJson;
   try {
     json = JSON.parse(text) as IperfJson;
@@ -108,19 +131,32 @@ export function parse(text: string, options: Pick<IperfOptions, "udpBytes">, dro
   const sent = json.end?.sum_sent;
   const bytes = received?.bytes;
   const seconds = received?.seconds;
-  if (bytes === undefined || seconds === undefined || !(seconds > 0)) throw new Unavailable("iperf3 gave no result of the receiver");
+  if (bytes === undefined || seconds === undefined || !(seconds > 0))
+    throw new Unavailable("iperf3 gave no result of the receiver");
   if (bytes === 0) throw new Unavailable("iperf3: the receiver got nothing");
   const perInterval = (json.intervals ?? [])
     .map((interval) => interval.sum)
     // The remainder after the last whole interval is a few milliseconds long and says nothing.
     .filter((sum) => sum !== undefined && sum.omitted !== true && (sum.seconds ?? 0) > 0.5)
     .map((sum) => sum?.bits_per_second ?? Number.NaN);
-  const base = { bitsPerSecond: (bytes * 8) / seconds, receivedBytes: bytes, seconds, perInterval, retransmits: sent?.retransmits };
+  const base = {
+    bitsPerSecond: (bytes * 8) / seconds,
+    receivedBytes: bytes,
+    seconds,
+    perInterval,
+    retransmits: sent?.retransmits,
+  };
   if (options.udpBytes === undefined) return { ...base, datagrams: undefined };
   const count = Math.round(bytes / options.udpBytes);
   const offered = sent?.packets ?? Number.NaN;
   return {
     ...base,
-    datagrams: { sent: offered, received: count, receivedPerSecond: count / seconds, lossRatio: Math.max(0, 1 - count / offered), droppedAtServerSocket },
+    datagrams: {
+      sent: offered,
+      received: count,
+      receivedPerSecond: count / seconds,
+      lossRatio: Math.max(0, 1 - count / offered),
+      droppedAtServerSocket,
+    },
   };
 }

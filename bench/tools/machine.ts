@@ -33,7 +33,9 @@ export async function describeMachine(): Promise<Machine> {
   return {
     processor: cpus()[0]?.model ?? "unknown",
     processors: cpus().length,
-    extensions: ["aes", "vaes", "pclmulqdq", "vpclmulqdq", "avx2", "avx512f", "pmull"].filter((flag) => flags.has(flag)),
+    extensions: ["aes", "vaes", "pclmulqdq", "vpclmulqdq", "avx2", "avx512f", "pmull"].filter((flag) =>
+      flags.has(flag),
+    ),
     memoryBytes: totalmem(),
     kernel: `Linux ${release()}`,
     node: process.version,
@@ -76,7 +78,8 @@ export class Disturbance {
   notes(): string[] {
     const notes: string[] = [];
     const percent = (value: number): string => `${(value * 100).toFixed(1)} %`;
-    if (this.#foreignLoad > MAX_FOREIGN_LOAD) notes.push(`disturbed: ${percent(this.#foreignLoad)} of the machine was busy with other work before the start`);
+    if (this.#foreignLoad > MAX_FOREIGN_LOAD)
+      notes.push(`disturbed: ${percent(this.#foreignLoad)} of the machine was busy with other work before the start`);
     const steal = share(this.#start, (from, to) => to.steal - from.steal);
     if (steal > MAX_STEAL) notes.push(`disturbed: the hypervisor took ${percent(steal)} of the processors away`);
     return notes;

@@ -44,13 +44,28 @@ export function admitMembers(state: string, count: number, file: string): void {
       const member = new Identity(seed);
       const { parents, hlc } = roster.parentsFor([], wallMs);
       // The first addresses of the prefix stay free for the members that join by themselves.
-      const body = admitBody({ node: member.nodeId, name: `bulk-${index}`, ipv4: prefix.base + 1_024 + index, roles: [], tags: [], expiresAtMs: undefined, invite: undefined });
+      const body = admitBody({
+        node: member.nodeId,
+        name: `bulk-${index}`,
+        ipv4: prefix.base + 1_024 + index,
+        roles: [],
+        tags: [],
+        expiresAtMs: undefined,
+        invite: undefined,
+      });
       const added = roster.add(signStatement({ networkId, parents, hlc, kind: "admit", body }, founder), wallMs);
-      if (added.status !== "added") throw new Error(`the roster refused member ${index}: ${"reason" in added ? added.reason : added.status}`);
+      if (added.status !== "added")
+        throw new Error(`the roster refused member ${index}: ${"reason" in added ? added.reason : added.status}`);
       seeds.push(toHex(seed));
     }
-    store.apply([...roster.statements()].map((statement) => ({ kind: "statement", hash: statement.hash, bytes: statement.wire })));
-    writeFileSync(file, JSON.stringify({ networkId: toHex(networkId), founder: toHex(founder.nodeId), seeds } satisfies BulkMembers), { mode: 0o600 });
+    store.apply(
+      [...roster.statements()].map((statement) => ({ kind: "statement", hash: statement.hash, bytes: statement.wire })),
+    );
+    writeFileSync(
+      file,
+      JSON.stringify({ networkId: toHex(networkId), founder: toHex(founder.nodeId), seeds } satisfies BulkMembers),
+      { mode: 0o600 },
+    );
   } finally {
     store.close();
     directory.close();

@@ -13,7 +13,13 @@ export interface PingResult {
 }
 
 /** @param intervalMs below 200 needs root @param graceMs how long the last answers are awaited */
-export async function ping(from: Host, address: string, seconds: number, intervalMs = 10, graceMs = 1_000): Promise<PingResult> {
+export async function ping(
+  from: Host,
+  address: string,
+  seconds: number,
+  intervalMs = 10,
+  graceMs = 1_000,
+): Promise<PingResult> {
   const count = Math.max(1, Math.round((seconds * 1_000) / intervalMs));
   const { sent, received, rttMs } = await labPing(from, address, { count, intervalMs, graceMs });
   if (rttMs.length === 0) throw new Unavailable(`ping: no reply to ${sent} requests`);

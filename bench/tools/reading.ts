@@ -24,7 +24,10 @@ export function reasonOf(error: unknown): string {
 }
 
 /** Runs a measurement; its failure becomes the reason of every figure it should have given. */
-export async function take(figures: readonly string[], measure: () => Promise<Record<string, Reading>>): Promise<Record<string, Reading>> {
+export async function take(
+  figures: readonly string[],
+  measure: () => Promise<Record<string, Reading>>,
+): Promise<Record<string, Reading>> {
   let readings: Record<string, Reading> = {};
   let why = "the measurement gave no such figure";
   try {

@@ -29,14 +29,16 @@ export interface Report {
 }
 
 export interface OutputOptions {
-  readonly json?: string | undefined;
+  /** File; true = JSON on standard output in place of the tables. */
+  readonly json?: string | true | undefined;
   readonly markdown?: string | undefined;
 }
 
 /** Prints the tables and writes the files that were asked for. */
 export function publish(report: Report, options: OutputOptions): void {
-  process.stdout.write(`${renderText(report)}\n`);
-  if (options.json !== undefined) writeFileSync(options.json, `${JSON.stringify(report, undefined, 2)}\n`);
+  const json = `${JSON.stringify(report, undefined, 2)}\n`;
+  process.stdout.write(options.json === true ? json : `${renderText(report)}\n`);
+  if (typeof options.json === "string") writeFileSync(options.json, json);
   if (options.markdown !== undefined) {
     const text = readFileSync(options.markdown, "utf8");
     writeFileSync(options.markdown, replaceSection(text, report.name, renderMarkdown(report)));
@@ -49,7 +51,11 @@ export function renderText(report: Report): string {
     const rows = [table.columns, ...table.rows];
     const widths = table.columns.map((_, column) => Math.max(...rows.map((row) => (row[column] ?? "").length)));
     const line = (row: readonly string[]): string =>
-      widths.map((width, column) => (column === 0 ? (row[column] ?? "").padEnd(width) : (row[column] ?? "").padStart(width))).join("  ");
+      widths
+        .map((width, column) =>
+          column === 0 ? (row[column] ?? "").padEnd(width) : (row[column] ?? "").padStart(width),
+        )
+        .join("  ");
     lines.push("", table.title, line(table.columns), widths.map((width) => "-".repeat(width)).join("  "));
     for (const row of table.rows) lines.push(line(row));
   }
@@ -61,7 +67,11 @@ export function renderText(report: Report): string {
 
 export function renderMarkdown(report: Report): string {
   const escape = (text: string): string => text.replaceAll("|", "\\|");
-  const lines = [`Run of ${report.startedAt.slice(0, 10)}: \`${report.command}\``, "", `Machine: ${machineLine(report.machine)}.`];
+  const lines = [
+    `Run of ${report.startedAt.slice(0, 10)}: \`${report.command}\``,
+    "",
+    `Machine: ${machineLine(report.machine)}.`,
+  ];
   for (const table of report.tables) {
     const row = (cells: readonly string[]): string => `| ${cells.map(escape).join(" | ")} |`;
     lines.push("", `**${table.title}**`, "", row(table.columns));
@@ -69,7 +79,8 @@ export function renderMarkdown(report: Report): string {
     for (const cells of table.rows) lines.push(row(cells));
   }
   if (report.notes.length > 0) lines.push("", ...report.notes.map((note) => `- ${note}`));
-  if (report.notCompared.length > 0) lines.push("", "Not compared:", "", ...report.notCompared.map((note) => `- ${note}`));
+  if (report.notCompared.length > 0)
+    lines.push("", "Not compared:", "", ...report.notCompared.map((note) => `- ${note}`));
   return lines.join("\n");
 }
 
@@ -79,7 +90,10 @@ export function replaceSection(text: string, name: string, body: string): string
   const end = `<!-- bench:${name}:end -->`;
   const from = text.indexOf(begin);
   const to = text.indexOf(end, from);
-  if (from < 0 || to < 0) throw new Error(`the Markdown file has no section between "${begin}" and "${end}": add both lines where the table belongs`);
+  if (from < 0 || to < 0)
+    throw new Error(
+      `the Markdown file has no section between "${begin}" and "${end}": add both lines where the table belongs`,
+    );
   return `${text.slice(0, from + begin.length)}\n${body}\n${text.slice(to)}`;
 }
 

@@ -8,7 +8,7 @@ export function quantile(sorted: readonly number[], share: number): number {
 }
 
 export function ascending(values: Iterable<number>): number[] {
-  return [...values].sort((a, b) => a - b);
+  return [...values].toSorted((a, b) => a - b);
 }
 
 /** Middle value, or the mean of the two middle ones. */
@@ -33,7 +33,12 @@ export interface Spread {
 
 export function spread(values: readonly number[]): Spread {
   const sorted = ascending(values);
-  return { count: sorted.length, median: median(sorted), min: sorted[0] ?? Number.NaN, max: sorted.at(-1) ?? Number.NaN };
+  return {
+    count: sorted.length,
+    median: median(sorted),
+    min: sorted[0] ?? Number.NaN,
+    max: sorted.at(-1) ?? Number.NaN,
+  };
 }
 
 /** Least-squares slope of y over x; NaN with fewer than two points. */

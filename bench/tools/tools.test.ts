@@ -20,11 +20,15 @@ test("the median lies between the values and half of them are on each side", () 
 
 test("a quantile is one of the values, and no more than its share lies below it", () => {
   fc.assert(
-    fc.property(fc.array(fc.integer(), { minLength: 1 }), fc.double({ min: 0, max: 1, noNaN: true }), (values, share) => {
-      const found = quantile(ascending(values), share);
-      assert.ok(values.includes(found));
-      assert.ok(values.filter((value) => value < found).length <= share * values.length);
-    }),
+    fc.property(
+      fc.array(fc.integer(), { minLength: 1 }),
+      fc.double({ min: 0, max: 1, noNaN: true }),
+      (values, share) => {
+        const found = quantile(ascending(values), share);
+        assert.ok(values.includes(found));
+        assert.ok(values.filter((value) => value < found).length <= share * values.length);
+      },
+    ),
   );
 });
 
@@ -51,22 +55,46 @@ test("a measurement that fails leaves a reason for each of its figures, never a 
 
 test("iperf3's UDP result counts what the receiver got, and loss against what was sent", () => {
   const json = JSON.stringify({
-    intervals: [{ sum: { bits_per_second: 9, seconds: 1, omitted: true } }, { sum: { bits_per_second: 8, seconds: 1 } }, { sum: { bits_per_second: 1, seconds: 0.001 } }],
-    end: { sum_sent: { packets: 1_000, bytes: 64_000, seconds: 2 }, sum_received: { packets: 990, bytes: 32_000, seconds: 2 } },
+    intervals: [
+      { sum: { bits_per_second: 9, seconds: 1, omitted: true } },
+      { sum: { bits_per_second: 8, seconds: 1 } },
+      { sum: { bits_per_second: 1, seconds: 0.001 } },
+    ],
+    end: {
+      sum_sent: { packets: 1_000, bytes: 64_000, seconds: 2 },
+      sum_received: { packets: 990, bytes: 32_000, seconds: 2 },
+    },
   });
   const result = parse(json, { udpBytes: 64 }, 3);
-  assert.deepEqual(result.datagrams, { sent: 1_000, received: 500, receivedPerSecond: 250, lossRatio: 0.5, droppedAtServerSocket: 3 });
+  assert.deepEqual(result.datagrams, {
+    sent: 1_000,
+    received: 500,
+    receivedPerSecond: 250,
+    lossRatio: 0.5,
+    droppedAtServerSocket: 3,
+  });
   assert.deepEqual(result.perInterval, [8]);
 });
 
 test("iperf3 output without a receiver's result is no measurement", () => {
-  for (const text of ["", "{}", '{"error": "unable to connect"}', '{"end": {"sum_received": {"bytes": 0, "seconds": 1}}}']) {
+  for (const text of [
+    "",
+    "{}",
+    '{"error": "unable to connect"}',
+    '{"end": {"sum_received": {"bytes": 0, "seconds": 1}}}',
+  ]) {
     assert.throws(() => parse(text, {}, undefined), Unavailable);
   }
 });
 
 test("ratios are computed within a round, and rounds without the reference are left out", () => {
-  const entry = (round: number, subject: string, value: number | { why: string }) => ({ round, subject, measure: "m", atSeconds: 0, readings: { m: value } });
+  const entry = (round: number, subject: string, value: number | { why: string }) => ({
+    round,
+    subject,
+    measure: "m",
+    atSeconds: 0,
+    readings: { m: value },
+  });
   const entries = [
     entry(0, "wireguard-go", 2),
     entry(0, "weft", 6),
@@ -80,7 +108,13 @@ test("ratios are computed within a round, and rounds without the reference are l
   assert.equal(summary.spread.count, 3);
   assert.deepEqual(summarise("m", "wireguard-go", entries, "wireguard-go").missing, ["broken"]);
   const promise = (target: { least: number } | { most: number }): string | undefined =>
-    conclude(entries, { figures: [{ id: "m", title: "m", unit: "x" }], names: ["weft", "wireguard-go"], reference: "wireguard-go", promisedTo: "weft", target: () => target }).tables[1]?.rows[0]?.at(-1);
+    conclude(entries, {
+      figures: [{ id: "m", title: "m", unit: "x" }],
+      names: ["weft", "wireguard-go"],
+      reference: "wireguard-go",
+      promisedTo: "weft",
+      target: () => target,
+    }).tables[1]?.rows[0]?.at(-1);
   assert.equal(promise({ least: 2.5 }), "≥ 2.5: reached");
   assert.equal(promise({ least: 2.6 }), "≥ 2.6: missed");
   assert.equal(promise({ most: 2.4 }), "≤ 2.4: missed");
@@ -88,18 +122,38 @@ test("ratios are computed within a round, and rounds without the reference are l
 
 test("only the section between its markers is replaced, and a file without them is refused", () => {
   const text = "before\n<!-- bench:tunnel:begin -->\nold\n<!-- bench:tunnel:end -->\nafter\n";
-  assert.equal(replaceSection(text, "tunnel", "new"), "before\n<!-- bench:tunnel:begin -->\nnew\n<!-- bench:tunnel:end -->\nafter\n");
+  assert.equal(
+    replaceSection(text, "tunnel", "new"),
+    "before\n<!-- bench:tunnel:begin -->\nnew\n<!-- bench:tunnel:end -->\nafter\n",
+  );
   assert.throws(() => replaceSection(text, "links", "new"), /bench:links:begin/);
 });
 
 test("drop counters are read from Weft's metrics and only what grew is reported", () => {
-  const before = weftDrops(new Map([['weft_drops_total{direction="rx",reason="auth"}', 5], ["weft_udp_receive_overflow_total", 1]]));
-  const after = weftDrops(new Map([['weft_drops_total{direction="rx",reason="auth"}', 9], ["weft_udp_receive_overflow_total", 1]]));
+  const before = weftDrops(
+    new Map([
+      ['weft_drops_total{direction="rx",reason="auth"}', 5],
+      ["weft_udp_receive_overflow_total", 1],
+    ]),
+  );
+  const after = weftDrops(
+    new Map([
+      ['weft_drops_total{direction="rx",reason="auth"}', 9],
+      ["weft_udp_receive_overflow_total", 1],
+    ]),
+  );
   const added = dropsSince(before, after);
   assert.deepEqual([...added], [["rx auth", 4]]);
   assert.equal(describeDrops(added), "4 rx auth");
 });
 
 test("figures have three significant digits", () => {
-  assert.deepEqual([7.614, 36_123, 0.00421, 0, 12.34, Number.NaN].map(figure), ["7.61", "36,100", "0.0042", "0.00", "12.3", "n/a"]);
+  assert.deepEqual([7.614, 36_123, 0.00421, 0, 12.34, Number.NaN].map(figure), [
+    "7.61",
+    "36,100",
+    "0.0042",
+    "0.00",
+    "12.3",
+    "n/a",
+  ]);
 });

@@ -58,7 +58,12 @@ export function uapiRequest(device: string, lines: readonly string[], timeoutMs 
 }
 
 /** Sets key, port and exactly these peers. */
-export async function configure(device: string, privateKey: string, listenPort: number, peers: readonly UapiPeer[]): Promise<void> {
+export async function configure(
+  device: string,
+  privateKey: string,
+  listenPort: number,
+  peers: readonly UapiPeer[],
+): Promise<void> {
   const lines = ["set=1", `private_key=${privateKey}`, `listen_port=${listenPort}`, "replace_peers=true"];
   for (const peer of peers) {
     lines.push(`public_key=${peer.publicKey}`, `endpoint=${peer.endpoint}`, "replace_allowed_ips=true");

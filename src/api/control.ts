@@ -101,11 +101,11 @@ export interface MemberView {
 }
 
 export interface InviteRequest {
-  /** How many nodes may join with it, 1–1,000. @default 1 */
+  /** How many nodes may join with it, 1–10,000. @default 1 */
   readonly uses?: number | undefined;
-  /** Seconds it stays valid, 1 s – 30 days. @default 3600 */
+  /** Seconds it stays valid, 1 s – 365 days. @default 3600 */
   readonly expiresSeconds?: number | undefined;
-  /** Roles given to whoever joins with it. @default ["member"] */
+  /** Roles given to whoever joins with it; nobody gets fewer than "member". @default none */
   readonly roles?: readonly string[] | undefined;
 }
 
@@ -114,6 +114,8 @@ export interface InviteView {
   /** RFC 3339 */
   readonly expiresAt: string;
   readonly uses: number;
+  /** What may keep others from using it, one line; null = nothing known. */
+  readonly warning: string | null;
 }
 
 export interface WhoisView {

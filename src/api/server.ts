@@ -28,7 +28,7 @@ type ErrorStatus = 400 | 404 | 409 | 413 | 500 | 503;
 const STATUS_OF_CODE: Readonly<Record<string, ErrorStatus>> = {
   BAD_REQUEST: 400,
   NOT_FOUND: 404,
-  UNKNOWN_NODE: 404,
+  NODE_UNKNOWN: 404,
   TOO_LARGE: 413,
   INTERNAL: 500,
   NOT_READY: 503,
@@ -86,7 +86,7 @@ export function createApi(control: NodeControl, log: Logger): Hono {
     const { query } = check(whoisQuery, context.req.query());
     const found = control.whois(query);
     if (found === undefined) {
-      throw new WeftError("UNKNOWN_NODE", `no member has the name, id or address "${query}"`, "see `weft members`");
+      throw new WeftError("NODE_UNKNOWN", `no member has the name, id or address "${query}"`, "see `weft members`");
     }
     return context.json(found);
   });

@@ -12,7 +12,7 @@ const EXIT_OF_CODE: Readonly<Record<string, number>> = {
   CONFIG_INVALID: Exit.USAGE,
   DAEMON_DOWN: Exit.NO_DAEMON,
   API_DENIED: Exit.NO_DAEMON,
-  UNKNOWN_NODE: Exit.NOT_FOUND,
+  NODE_UNKNOWN: Exit.NOT_FOUND,
 };
 
 export class UsageError extends WeftError {

@@ -13,8 +13,9 @@ export function register(program: Command): void {
       .option("--no-qr", "no QR code on the terminal")
       .action(async (options) => {
         const expiresSeconds = Math.round(duration(options.expires, "--expires") / 1000);
-        if (expiresSeconds < 1 || expiresSeconds > 30 * 86_400) throw new UsageError(`--expires ${options.expires} is not between 1 s and 30 d`, "correct it");
-        const invite = await client(options).invite({ uses: wholeNumber(options.uses, "--uses", 1, 1000), expiresSeconds, roles: options.role });
+        if (expiresSeconds < 1 || expiresSeconds > 365 * 86_400) throw new UsageError(`--expires ${options.expires} is not between 1 s and 365 d`, "correct it");
+        const invite = await client(options).invite({ uses: wholeNumber(options.uses, "--uses", 1, 10_000), expiresSeconds, roles: options.role });
+        if (invite.warning !== null) process.stderr.write(`weft: ${invite.warning}\n`);
         if (options.json === true) {
           print(JSON.stringify(invite, null, 2));
           return;

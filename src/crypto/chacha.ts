@@ -16,7 +16,12 @@ function nonceOf(counter: number): Uint8Array {
 }
 
 /** @param key 32 bytes @param counter below 2^53 @returns ciphertext ‖ tag, plaintext.length + 16 bytes */
-export function chachaSeal(key: Uint8Array, counter: number, associated: Uint8Array, plaintext: Uint8Array): Uint8Array {
+export function chachaSeal(
+  key: Uint8Array,
+  counter: number,
+  associated: Uint8Array,
+  plaintext: Uint8Array,
+): Uint8Array {
   const cipher = createCipheriv("chacha20-poly1305", key, nonceOf(counter), { authTagLength: TAG_BYTES });
   cipher.setAAD(associated, { plaintextLength: plaintext.length });
   const out = new Uint8Array(plaintext.length + TAG_BYTES);

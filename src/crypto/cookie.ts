@@ -10,9 +10,7 @@ import { chachaOpen, chachaSeal, KEY_BYTES } from "./chacha.ts";
 import { hkdfSha256, hmacSha256, sha256 } from "./kdf.ts";
 
 export const MAC_BYTES = 16;
-export const COOKIE_BYTES = 16;
 export const SALT_BYTES = 16;
-export const SEALED_COOKIE_BYTES = 32;
 
 const MAC1_LABEL = utf8("weft mac1");
 const COOKIE_LABEL = utf8("weft cookie");

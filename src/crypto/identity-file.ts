@@ -34,7 +34,8 @@ export function decodeIdentityFile(text: string): Identity {
   const seed = seedLine?.startsWith("seed ") === true ? decodeBase32(seedLine.slice(5)) : undefined;
   if (seed === undefined || seed.length !== SEED_BYTES) throw damaged("its seed is not 32 bytes of base32");
   const identity = new Identity(seed);
-  if (!equal(utf8(`id ${formatNodeId(identity.nodeId)}`), utf8(id ?? ""))) throw damaged("its id does not belong to its seed");
+  if (!equal(utf8(`id ${formatNodeId(identity.nodeId)}`), utf8(id ?? "")))
+    throw damaged("its id does not belong to its seed");
   return identity;
 }
 

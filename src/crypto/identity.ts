@@ -33,7 +33,8 @@ export class Identity {
 
   /** @param seed 32 bytes, copied */
   constructor(seed: Uint8Array) {
-    if (seed.length !== SEED_BYTES) throw new RangeError(`identity seed must be ${SEED_BYTES} bytes, not ${seed.length}`);
+    if (seed.length !== SEED_BYTES)
+      throw new RangeError(`identity seed must be ${SEED_BYTES} bytes, not ${seed.length}`);
     this.seed = Uint8Array.from(seed);
     this.#signingKey = createPrivateKey({ key: this.seed, format: "raw-private", asymmetricKeyType: "ed25519" });
     this.nodeId = createPublicKey(this.#signingKey).export({ format: "raw-public" });

@@ -9,7 +9,6 @@ import { sha256 } from "./kdf.ts";
 
 export const NODE_ID_BYTES = 32;
 export const NODE_ID_TEXT_LENGTH = 58;
-export const NETWORK_ID_BYTES = 32;
 
 const PREFIX = "w1";
 const CHECKSUM_BYTES = 3;

@@ -24,7 +24,11 @@ const { vectors } = JSON.parse(readFileSync(file, "utf8")) as { vectors: Vector[
 const hex = (text: string): Uint8Array => Uint8Array.fromHex(text);
 const EMPTY = new Uint8Array(0);
 
-function pair(vector: Vector): { initiator: NoiseInitiator; responder: NoiseResponder; initiatorStatic: X25519KeyPair } {
+function pair(vector: Vector): {
+  initiator: NoiseInitiator;
+  responder: NoiseResponder;
+  initiatorStatic: X25519KeyPair;
+} {
   const initiatorStatic = new X25519KeyPair(hex(vector.init_static));
   const responderStatic = new X25519KeyPair(hex(vector.resp_static));
   const prologue = hex(vector.init_prologue);
@@ -46,7 +50,10 @@ test("the published vectors of this pattern come out byte for byte, both sides",
 
     const init = initiator.writeInit(hex(first.payload));
     assert.equal(toHex(init as Uint8Array), first.ciphertext);
-    assert.deepEqual(toHex(responder.readInitStatic(init as Uint8Array) as Uint8Array), toHex(initiatorStatic.publicKey));
+    assert.deepEqual(
+      toHex(responder.readInitStatic(init as Uint8Array) as Uint8Array),
+      toHex(initiatorStatic.publicKey),
+    );
     assert.equal(toHex(responder.readInitPayload(init as Uint8Array) as Uint8Array), first.payload);
 
     const response = responder.writeResponse(hex(second.payload), psk, hex(vector.resp_ephemeral));
@@ -69,7 +76,11 @@ function fresh(seed: number): { initiator: NoiseInitiator; responder: NoiseRespo
   const a = new X25519KeyPair(random.bytes(32));
   const b = new X25519KeyPair(random.bytes(32));
   const prologue = random.bytes(38);
-  return { random, initiator: new NoiseInitiator(prologue, a, b.publicKey, random.bytes(32)), responder: new NoiseResponder(prologue, b) };
+  return {
+    random,
+    initiator: new NoiseInitiator(prologue, a, b.publicKey, random.bytes(32)),
+    responder: new NoiseResponder(prologue, b),
+  };
 }
 
 test("a changed byte anywhere in the first message is refused", () => {

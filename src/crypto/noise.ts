@@ -13,7 +13,6 @@ import { zeroise } from "./secret.ts";
 import { X25519_BYTES, X25519KeyPair } from "./x25519.ts";
 
 export const NOISE_NAME = "Noise_IKpsk2_25519_ChaChaPoly_SHA256";
-export const PSK_BYTES = 32;
 /** What a first message adds to its payload: ephemeral, sealed static, tag. */
 export const NOISE_INIT_OVERHEAD: number = X25519_BYTES + X25519_BYTES + TAG_BYTES + TAG_BYTES;
 /** What a second message adds to its payload: ephemeral, tag. */

@@ -2,7 +2,7 @@
  * The data plane: one object that owns TUN and UDP ports, keys, replay windows, paths and queues of all peers, and runs to completion.
  *
  * A turn: sleep in poll until something is ready or due → commands from the control thread → receive (at most 16 calls per family) →
- * TUN (at most 16 reads) → blocked sockets and queues → timers. Bounded steps, so that neither direction starves the other.
+ * TUN (at most 64 reads or 1 MiB) → blocked sockets and queues → timers. Bounded steps, so that neither direction starves the other.
  * Sans-I/O: ports, time and messages come in from outside; src/node runs it over Linux, the simulator and the tests over memory.
  * Nothing on the packet path allocates, awaits, logs or throws; commands, timers of handshakes and path changes may allocate.
  */
@@ -29,6 +29,9 @@ import { RouteTable } from "./routes.ts";
 import { Counter, PeerField, type PlaneStats, Stage } from "./stats.ts";
 
 const CALLS_PER_TURN = 16;
+/** Small packets come one by one, so a turn takes enough of them to fill a batch; of super-packets it takes about sixteen. */
+const READS_PER_TURN = 64;
+const READ_BYTES_PER_TURN = 1 << 20;
 const QUEUE_BUDGET = 256;
 const KEEPALIVE_AFTER_MS = 10_000;
 const SILENT_AFTER_MS = 5_000;
@@ -36,6 +39,7 @@ const SILENT_AGAIN_MS = 5_000;
 const NEED_SESSION_AGAIN_MS = 500;
 const WAITING_MAX_MS = 10_000;
 const HOUSEKEEPING_MS = 100;
+const WINDOW_FIT_MS = 1_000;
 const MAX_ROUTES = 8_192;
 const SEND_BUFFER_MIN_BYTES = 96 * 1024;
 const SEND_BUFFER_MAX_BYTES = 4 << 20;
@@ -242,7 +246,7 @@ export class Engine {
       this.#tick(nowMs);
     }
     if ((ready & Ready.TUN) !== 0 || this.#moreTun) {
-      this.#moreTun = outbound.drainTun(CALLS_PER_TURN) === CALLS_PER_TURN;
+      this.#moreTun = outbound.drainTun(READS_PER_TURN, READ_BYTES_PER_TURN);
     }
     outbound.service((ready & Ready.UDP4_WRITABLE) !== 0, (ready & Ready.UDP6_WRITABLE) !== 0, QUEUE_BUDGET);
     if (this.#nowMs >= this.#nextDeadlineMs) this.#deadlinesPassed();
@@ -653,7 +657,7 @@ export class Engine {
     cells[peer.row + PeerField.lossRatio] = active >= 0 ? paths.lossRatio : 0;
     cells[peer.row + PeerField.mtuBytes] = mtuBytes;
     cells[peer.row + PeerField.rateBps] = paths.rateBps;
-    this.#adaptBurst(peer);
+    this.#adaptToPath(peer);
     if (active === peer.toldPath && mtuBytes === peer.toldMtuBytes && !paths.takeActiveChanged()) return;
     const hadNone = peer.toldPath < 0;
     peer.toldPath = active;
@@ -673,21 +677,38 @@ export class Engine {
     if (observed !== undefined) this.#emit({ kind: "observed", peer: peer.slot, endpoint: observed });
   }
 
-  /** One burst is at most 1 ms at the path's measured rate; queue limit and CoDel interval follow the path's bandwidth-delay product. */
-  #adaptBurst(peer: PeerState): void {
+  /** Burst size, queue limit and CoDel interval follow what is measured of the path. */
+  #adaptToPath(peer: PeerState): void {
     const paths = peer.paths;
-    const rateBytesPerMs = paths.rateBps / 8_000;
     const datagramBytes = peer.maxPacketBytes + DATA_OVERHEAD_BYTES;
-    if (rateBytesPerMs <= 0) {
-      peer.burstSegments = 64;
-      return;
-    }
-    // measured delivery may be the application's rate, not the path's: leave room to grow
-    peer.burstSegments = Math.max(2, Math.min(64, Math.ceil((rateBytesPerMs * 1.25) / datagramBytes)));
+    const before = peer.burst.fallbacks;
+    peer.burst.update(this.#nowMs, paths.rateBps, datagramBytes, paths.lossRatio);
+    if (peer.burst.fallbacks !== before) this.stats.add(Counter.gsoFallbacks, 1);
+    const bytesPerMs = paths.rateBps / 8_000;
+    if (bytesPerMs <= 0) return;
     const rttMs = paths.rttMs > 0 ? paths.rttMs : 1;
-    const product = (rateBytesPerMs * Math.max(rttMs, 100)) / datagramBytes;
+    const product = (bytesPerMs * Math.max(rttMs, 100)) / datagramBytes;
     peer.queue.limitPackets = Math.max(QUEUE_MIN_PACKETS, Math.min(QUEUE_MAX_PACKETS, Math.ceil(product)));
     peer.queue.intervalMs = Math.max(100, rttMs * 1.25);
+  }
+
+  /** What may overtake what: packets at this rate times the largest difference in delay that the paths of the peer show. */
+  #fitReplayWindow(peer: PeerState): void {
+    if (peer.sendEpoch === undefined || this.#nowMs - peer.windowFittedMs < WINDOW_FIT_MS) return;
+    peer.windowFittedMs = this.#nowMs;
+    let slowestMs = 0;
+    let fastestMs = Infinity;
+    for (const path of peer.paths.figures()) {
+      if (path.rttMs < 0) continue;
+      slowestMs = Math.max(slowestMs, path.rttP95Ms, path.rttMs);
+      fastestMs = Math.min(fastestMs, path.rttMs);
+    }
+    const cells = this.stats.cells;
+    const packets = (cells[peer.row + PeerField.rxPackets] as number) - peer.windowPackets;
+    peer.windowPackets += packets;
+    const wanted = (packets / WINDOW_FIT_MS) * (slowestMs - Math.min(fastestMs, slowestMs)) * 2;
+    const replay = peer.sendEpoch.replay;
+    if (wanted > replay.counters) replay.resize(wanted);
   }
 
   // ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -723,6 +744,7 @@ export class Engine {
     const nowMs = this.#nowMs;
     peer.paths.handleTimeout(nowMs, this.#sinkOf(peer));
     this.#pathChanged(peer);
+    this.#fitReplayWindow(peer);
     let next = Math.min(peer.paths.nextTimeoutMs, this.epochs.handleTimeout(nowMs, slot));
     if (peer.sendEpoch !== undefined && !peer.sendEpoch.live) {
       peer.sendEpoch = undefined;

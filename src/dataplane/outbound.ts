@@ -35,6 +35,7 @@ const TUN_READ_BYTES = 65_536 + VNET_HEADER_BYTES;
 const TUN_HEADROOM = 64;
 const MAX_BATCH_BYTES = 65_000;
 const MAX_HEADER_BYTES = 120;
+const GSO_REST_MS = 60_000;
 const CONTROL_SLOTS = 64;
 const CONTROL_SLOT_BYTES = 2_048;
 
@@ -132,6 +133,8 @@ export class Outbound {
   readonly #backlog: Int32Array;
   #backlogHead = 0;
   #backlogCount = 0;
+  /** Single datagrams refused with EMSGSIZE. */
+  #tooBigCount = 0;
   /** Cache of the last route lookup for IPv4. */
   #lastDestination = 0;
   #lastPeer: PeerState | undefined = undefined;
@@ -181,23 +184,29 @@ export class Outbound {
     return family === 4 ? this.batch4.blocked : this.batch6.blocked;
   }
 
-  /** Reads and handles at most `maxReads` super-packets, then sends what is batched. @returns reads done */
-  drainTun(maxReads: number): number {
+  /**
+   * Reads and handles super-packets until one of the bounds, then sends what is batched.
+   * @returns true when the TUN may hold more
+   */
+  drainTun(maxReads: number, maxBytes: number): boolean {
     const tun = this.#tun;
-    if (tun === undefined) return 0;
+    if (tun === undefined) return false;
     const stats = this.#stats;
     let reads = 0;
-    for (; reads < maxReads; reads++) {
+    let left = maxBytes;
+    for (; reads < maxReads && left > 0; reads++) {
       const bytes = tun.read(this.#tunBuffer, TUN_READ_BYTES);
       if (bytes <= 0) {
         if (bytes !== EAGAIN) stats.add(Counter.tunReadErrors, 1);
-        break;
+        this.flush();
+        return false;
       }
+      left -= bytes;
       stats.add(Counter.tunRxReads, 1);
       this.#handleTunPacket(this.#tunBuffer, bytes);
     }
     this.flush();
-    return reads;
+    return true;
   }
 
   /** Sends both open batches as far as the kernel takes them. */
@@ -478,7 +487,7 @@ export class Outbound {
       batch.peer === peer &&
       !batch.ended &&
       datagramBytes <= batch.segmentBytes &&
-      batch.count < peer.burstSegments &&
+      batch.count < peer.burst.segments &&
       batch.bytes + datagramBytes <= MAX_BATCH_BYTES &&
       this.gso &&
       batch.gso
@@ -560,11 +569,16 @@ export class Outbound {
     }
     stats.add(Counter.sendErrors, 1);
     if (batch.count > 1 && (result === EIO || result === EINVAL)) {
-      // no UDP_SEGMENT here (or not now): each datagram once by itself, and try again in a minute
-      stats.add(Counter.gsoFallbacks, 1);
-      batch.gso = false;
-      batch.gsoRetryMs = this.nowMs + 60_000;
-      return this.#sendOneByOne(batch);
+      // No UDP_SEGMENT here, or the segments outgrew the interface: each datagram once by itself. Only in the first case does GSO rest for
+      // a minute; in the second the single sends say EMSGSIZE and the path learns its MTU.
+      const tooBig = this.#tooBigCount;
+      const done = this.#sendOneByOne(batch);
+      if (tooBig === this.#tooBigCount) {
+        stats.add(Counter.gsoFallbacks, 1);
+        batch.gso = false;
+        batch.gsoRetryMs = this.nowMs + GSO_REST_MS;
+      }
+      return done;
     }
     if (result === EMSGSIZE) this.#deps.tooBig(peer, batch.segmentBytes);
     stats.dropTx(Drop.UDP_SEND, batch.count);
@@ -587,7 +601,10 @@ export class Outbound {
       if (result >= 0) this.#sent(batch, peer, 1, bytes, bytes - DATA_OVERHEAD_BYTES);
       else {
         this.#stats.add(Counter.sendErrors, 1);
-        if (result === EMSGSIZE) this.#deps.tooBig(peer, bytes);
+        if (result === EMSGSIZE) {
+          this.#tooBigCount++;
+          this.#deps.tooBig(peer, bytes);
+        }
         this.#stats.dropTx(Drop.UDP_SEND, 1);
       }
       batch.count--;

@@ -4,6 +4,7 @@
  */
 import type { PeerPaths } from "../path/peer-paths.ts";
 import type { Epoch } from "../session/epochs.ts";
+import { BurstControl } from "./burst.ts";
 import { PeerQueue } from "./queues.ts";
 
 export class PeerState {
@@ -31,8 +32,10 @@ export class PeerState {
   rekeyToldFor = 0;
   /** Largest IP packet that fits the active path, bytes; follows the path. */
   maxPacketBytes = 1_280;
-  /** Segments per send, 1–64: at most 1 ms at the path's measured rate. */
-  burstSegments = 64;
+  readonly burst: BurstControl = new BurstControl();
+  /** When the replay windows were last fitted to the paths. */
+  windowFittedMs = -1e9;
+  windowPackets = 0;
   /** Last path reported to the control thread: slot and MTU. */
   toldPath = -1;
   toldMtuBytes = 0;

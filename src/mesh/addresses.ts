@@ -34,7 +34,10 @@ export function parseIpv4(text: string): number | undefined {
 
 export function readIpv4(bytes: Uint8Array, at = 0): number {
   return (
-    (((bytes[at] as number) << 24) | ((bytes[at + 1] as number) << 16) | ((bytes[at + 2] as number) << 8) | (bytes[at + 3] as number)) >>>
+    (((bytes[at] as number) << 24) |
+      ((bytes[at + 1] as number) << 16) |
+      ((bytes[at + 2] as number) << 8) |
+      (bytes[at + 3] as number)) >>>
     0
   );
 }
@@ -85,7 +88,7 @@ export function pickIpv4Prefix(seed: number, avoid: readonly string[]): Ipv4Pref
 
 export function overlaps(a: Ipv4Prefix, b: Ipv4Prefix): boolean {
   const mask = ~hostMask(Math.min(a.bits, b.bits)) >>> 0;
-  return ((a.base & mask) >>> 0) === ((b.base & mask) >>> 0);
+  return (a.base & mask) >>> 0 === (b.base & mask) >>> 0;
 }
 
 function hostMask(bits: number): number {

@@ -30,7 +30,7 @@ export function decodeCbor(bytes: Uint8Array, maxBytes: number): Cbor | undefine
   if (bytes.length > maxBytes || !wellShaped(bytes)) return undefined;
   try {
     // Copied: byte strings of the result must not alias a receive buffer.
-    return decode(bytes.slice(), DECODE_OPTIONS) as Cbor;
+    return decode(new Uint8Array(bytes), DECODE_OPTIONS) as Cbor;
   } catch {
     return undefined;
   }
@@ -90,7 +90,8 @@ function wellShaped(bytes: Uint8Array): boolean {
 }
 
 export function asMap(value: Cbor | undefined): CborMap | undefined {
-  if (value === null || typeof value !== "object" || Array.isArray(value) || value instanceof Uint8Array) return undefined;
+  if (value === null || typeof value !== "object" || Array.isArray(value) || value instanceof Uint8Array)
+    return undefined;
   return value as CborMap;
 }
 
@@ -113,7 +114,11 @@ export function asList(value: Cbor | undefined, maxItems: number): readonly Cbor
 }
 
 /** @returns undefined when it is no list or one of its items is wrong */
-export function asListOf<T>(value: Cbor | undefined, maxItems: number, item: (value: Cbor) => T | undefined): T[] | undefined {
+export function asListOf<T>(
+  value: Cbor | undefined,
+  maxItems: number,
+  item: (value: Cbor) => T | undefined,
+): T[] | undefined {
   const list = asList(value, maxItems);
   if (list === undefined) return undefined;
   const out: T[] = [];

@@ -70,7 +70,12 @@ export type ControlMessage =
       readonly capabilities: number;
       readonly name: string;
     }
-  | { readonly type: "digest"; readonly roster: Fingerprint; readonly endpoints: Fingerprint; readonly isAnswer: boolean }
+  | {
+      readonly type: "digest";
+      readonly roster: Fingerprint;
+      readonly endpoints: Fingerprint;
+      readonly isAnswer: boolean;
+    }
   | { readonly type: "ranges"; readonly lower: number; readonly ranges: readonly RangeDigest[] }
   | {
       readonly type: "have";
@@ -83,7 +88,12 @@ export type ControlMessage =
   | { readonly type: "want"; readonly hashes: readonly Uint8Array[] }
   | { readonly type: "statements"; readonly wires: readonly Uint8Array[] }
   | { readonly type: "endpoints"; readonly wires: readonly Uint8Array[] }
-  | { readonly type: "known"; readonly from: Uint8Array; readonly below: Uint8Array | undefined; readonly entries: readonly KnownEndpoint[] }
+  | {
+      readonly type: "known";
+      readonly from: Uint8Array;
+      readonly below: Uint8Array | undefined;
+      readonly entries: readonly KnownEndpoint[];
+    }
   | { readonly type: "seek"; readonly idPrefixes: readonly Uint8Array[] }
   | JoinRequest
   | { readonly type: "answer"; readonly ok: true; readonly admission: Uint8Array }
@@ -106,7 +116,8 @@ export type ControlFault = (typeof ControlFault)[keyof typeof ControlFault];
 /** @throws RangeError above MAX_CONTROL_BYTES (callers stay within the list bounds above) */
 export function encodeControl(message: ControlMessage): Uint8Array {
   const bytes = encodeCbor(toCbor(message));
-  if (bytes.length > MAX_CONTROL_BYTES) throw new RangeError(`control message ${message.type} of ${bytes.length} bytes`);
+  if (bytes.length > MAX_CONTROL_BYTES)
+    throw new RangeError(`control message ${message.type} of ${bytes.length} bytes`);
   return bytes;
 }
 
@@ -146,7 +157,11 @@ function toCbor(message: ControlMessage): CborMap {
     case "digest":
       return { t: "digest", r: pair(message.roster), e: pair(message.endpoints), a: message.isAnswer };
     case "ranges":
-      return { t: "ranges", l: message.lower, r: message.ranges.map((range) => [range.upper, range.count, range.fingerprint]) };
+      return {
+        t: "ranges",
+        l: message.lower,
+        r: message.ranges.map((range) => [range.upper, range.count, range.fingerprint]),
+      };
     case "have":
       return { t: "have", l: message.lower, u: message.upper, f: message.from, o: message.below, h: message.hashes };
     case "want":
@@ -172,7 +187,14 @@ function toCbor(message: ControlMessage): CborMap {
       };
     case "answer":
       if (message.ok) return { t: "answer", ok: true, hash: message.admission };
-      return { t: "answer", ok: false, code: message.code, text: message.text, fix: message.remedy, d: message.details };
+      return {
+        t: "answer",
+        ok: false,
+        code: message.code,
+        text: message.text,
+        fix: message.remedy,
+        d: message.details,
+      };
     case "leave":
       return { t: "leave", s: message.wire };
     case "left":
@@ -206,7 +228,8 @@ function readHello(map: CborMap): ControlMessage | undefined {
   const protocol = asListOf(map["p"], 2, (item) => asUint(item, 65_535));
   const capabilities = asUint(map["c"], 0xffffffff);
   const name = asText(map["n"], 63);
-  if (buildId === undefined || protocol?.length !== 2 || capabilities === undefined || name === undefined) return undefined;
+  if (buildId === undefined || protocol?.length !== 2 || capabilities === undefined || name === undefined)
+    return undefined;
   return { type: "hello", buildId, protocol: [protocol[0] as number, protocol[1] as number], capabilities, name };
 }
 
@@ -225,7 +248,9 @@ function readRanges(map: CborMap): ControlMessage | undefined {
     const upper = asUint(item[0]);
     const count = asUint(item[1]);
     const fingerprint = asBytes(item[2], FINGERPRINT_BYTES);
-    return upper === undefined || count === undefined || fingerprint === undefined ? undefined : { upper, count, fingerprint };
+    return upper === undefined || count === undefined || fingerprint === undefined
+      ? undefined
+      : { upper, count, fingerprint };
   });
   if (lower === undefined || ranges === undefined) return undefined;
   let below = lower;
@@ -242,7 +267,8 @@ function readHave(map: CborMap): ControlMessage | undefined {
   const from = asBytes(map["f"], HASH_BYTES);
   const below = asBytes(map["o"], HASH_BYTES);
   const hashes = readHashes(map["h"]);
-  if (lower === undefined || upper === undefined || upper <= lower || from === undefined || hashes === undefined) return undefined;
+  if (lower === undefined || upper === undefined || upper <= lower || from === undefined || hashes === undefined)
+    return undefined;
   if (map["o"] !== undefined && below === undefined) return undefined;
   return { type: "have", lower, upper, from, below, hashes };
 }
@@ -252,7 +278,11 @@ function readWant(map: CborMap): ControlMessage | undefined {
   return hashes === undefined ? undefined : { type: "want", hashes };
 }
 
-function readWires(type: "statements" | "endpoints", value: Cbor | undefined, maxBytes: number): ControlMessage | undefined {
+function readWires(
+  type: "statements" | "endpoints",
+  value: Cbor | undefined,
+  maxBytes: number,
+): ControlMessage | undefined {
   const wires = asListOf(value, MAX_WIRES, (item) => asBytes(item, maxBytes, true));
   return wires === undefined ? undefined : { type, wires };
 }
@@ -316,7 +346,8 @@ function readAnswer(map: CborMap): ControlMessage | undefined {
   if (map["ok"] !== false || code === undefined || text === undefined || remedy === undefined) return undefined;
   const details: Record<string, string | number> = {};
   for (const [key, value] of Object.entries(asMap(map["d"]) ?? {})) {
-    if (key.length <= 32 && (typeof value === "number" || (typeof value === "string" && value.length <= MAX_TEXT))) details[key] = value;
+    if (key.length <= 32 && (typeof value === "number" || (typeof value === "string" && value.length <= MAX_TEXT)))
+      details[key] = value;
   }
   return { type: "answer", ok: false, code, text, remedy, details };
 }

@@ -52,11 +52,12 @@ export function signEndpoints(
   const kept: Uint8Array[] = [];
   for (const endpoint of endpoints) {
     if (kept.length === MAX_ENDPOINTS) break;
-    if (isUsableEndpoint(endpoint) && !kept.some((other) => equal(other, endpoint))) kept.push(endpoint.slice());
+    if (isUsableEndpoint(endpoint) && !kept.some((other) => equal(other, endpoint)))
+      kept.push(new Uint8Array(endpoint));
   }
   const payload = encodeCbor({ node: signer.nodeId, endpoints: kept, hlc, expires: expiresAtMs });
   const wire = concat(signer.sign(SignKind.ENDPOINTS, networkId, payload), payload);
-  return { nodeId: signer.nodeId, endpoints: kept, hlc, expiresAtMs, wire };
+  return { nodeId: new Uint8Array(signer.nodeId), endpoints: kept, hlc, expiresAtMs, wire };
 }
 
 /** @param wire any bytes; copied @returns undefined when malformed or the signature is wrong */
@@ -71,13 +72,14 @@ export function openEndpoints(wire: Uint8Array, networkId: Uint8Array, keys: Mes
 /** The fields without the signature's proof: enough to see that a message is old. */
 export function parseEndpoints(wire: Uint8Array): EndpointMessage | undefined {
   if (wire.length <= SIGNATURE_BYTES || wire.length > MAX_ENDPOINT_MESSAGE_BYTES) return undefined;
-  const copy = wire.slice();
+  const copy = new Uint8Array(wire);
   const map = asMap(decodeCanonicalCbor(copy.subarray(SIGNATURE_BYTES), MAX_ENDPOINT_MESSAGE_BYTES));
   const nodeId = asBytes(map?.["node"], 32);
   const endpoints = asListOf(map?.["endpoints"], MAX_ENDPOINTS, (item) => asBytes(item, ENDPOINT_BYTES));
   const hlc = asUint(map?.["hlc"]);
   const expiresAtMs = asUint(map?.["expires"]);
-  if (nodeId === undefined || endpoints === undefined || hlc === undefined || expiresAtMs === undefined) return undefined;
+  if (nodeId === undefined || endpoints === undefined || hlc === undefined || expiresAtMs === undefined)
+    return undefined;
   return { nodeId, endpoints: endpoints.filter(isUsableEndpoint), hlc, expiresAtMs, wire: copy };
 }
 
@@ -132,7 +134,7 @@ export class EndpointCache {
     if (!isUsableEndpoint(endpoint)) return;
     const cached = this.#touch(nodeId);
     const others = cached.reached.filter((one) => !equal(one.endpoint, endpoint));
-    cached.reached = [{ endpoint: endpoint.slice(), atMs: wallMs }, ...others].slice(0, MAX_REACHED);
+    cached.reached = [{ endpoint: new Uint8Array(endpoint), atMs: wallMs }, ...others].slice(0, MAX_REACHED);
   }
 
   /**
@@ -162,11 +164,14 @@ export class EndpointCache {
     for (const cached of this.#nodes.values()) {
       if (cached.message !== undefined && wallMs < cached.message.expiresAtMs) out.push(cached.message);
     }
-    return out.sort((a, b) => compare(a.nodeId, b.nodeId));
+    return out.toSorted((a, b) => compare(a.nodeId, b.nodeId));
   }
 
   /** Count and 16-byte fingerprint of `messages`. */
-  static fingerprint(messages: readonly EndpointMessage[]): { readonly count: number; readonly fingerprint: Uint8Array } {
+  static fingerprint(messages: readonly EndpointMessage[]): {
+    readonly count: number;
+    readonly fingerprint: Uint8Array;
+  } {
     const hash = createHash("sha256");
     for (const message of messages) hash.update(message.nodeId).update(String(message.hlc)).update("\0");
     return { count: messages.length, fingerprint: hash.digest().subarray(0, 16) };
@@ -196,7 +201,7 @@ export class EndpointCache {
       const wire = asBytes(map?.["wire"], MAX_ENDPOINT_MESSAGE_BYTES, true);
       const message = wire === undefined ? undefined : openEndpoints(wire, networkId, keys);
       if (message !== undefined && equal(message.nodeId, nodeId)) this.offer(message, receivedAtMs);
-      for (const one of reached.reverse()) this.noteReached(nodeId, one.endpoint, one.atMs);
+      for (const one of reached.toReversed()) this.noteReached(nodeId, one.endpoint, one.atMs);
       taken++;
     }
     return taken;
@@ -208,7 +213,7 @@ export class EndpointCache {
     if (cached !== undefined) {
       this.#nodes.delete(hex);
     } else {
-      cached = { nodeId: nodeId.slice(), message: undefined, receivedAtMs: 0, reached: [] };
+      cached = { nodeId: new Uint8Array(nodeId), message: undefined, receivedAtMs: 0, reached: [] };
       if (this.#nodes.size >= this.#maxNodes) {
         this.#nodes.delete(this.#nodes.keys().next().value as string);
         this.evicted++;

@@ -36,6 +36,8 @@ export interface GossipDeps {
   roster(): Roster | undefined;
   /** True when the peer may see the roster. */
   isTrusted(staticHex: string): boolean;
+  /** True while somebody waits for the roster to be whole. */
+  isUrgent(): boolean;
   send(link: Link, message: ControlMessage): void;
 }
 
@@ -121,7 +123,8 @@ export class Gossip {
       }
       case "seek": {
         const wanted = new Set(message.idPrefixes.map(toHex));
-        for (const one of this.#currentEndpoints(now)) if (wanted.has(toHex(prefixOf(one)))) this.#queueEndpoints(now, link, one.nodeId);
+        for (const one of this.#currentEndpoints(now))
+          if (wanted.has(toHex(prefixOf(one)))) this.#queueEndpoints(now, link, one.nodeId);
         break;
       }
     }
@@ -175,7 +178,7 @@ export class Gossip {
       link.digestDueMs = Number.POSITIVE_INFINITY;
       if (!this.#deps.isTrusted(link.hex)) continue;
       this.#sendDigest(now, link, false);
-      if (!link.isSynced) link.scheduleRetry(now.nowMs);
+      if (!link.isSynced) link.scheduleRetry(now.nowMs, this.#deps.isUrgent());
     }
     if (now.nowMs >= this.#bulkDueMs) this.#flush(now);
   }
@@ -199,7 +202,7 @@ export class Gossip {
     else for (const move of openingMoves(roster)) this.#deps.send(link, move);
     if (!hasSameEndpoints) for (const list of listEndpoints(this.#currentEndpoints(now))) this.#deps.send(link, list);
     if (link.hasSameRoster && hasSameEndpoints) link.noteSynced();
-    else link.scheduleRetry(now.nowMs);
+    else link.scheduleRetry(now.nowMs, this.#deps.isUrgent());
     if (link.hasSameRoster && !message.isAnswer) this.#sendDigest(now, link, true);
   }
 
@@ -208,7 +211,12 @@ export class Gossip {
     if (roster === undefined) return;
     link.lastDigestMs = now.nowMs;
     this.#deps.counters.digestsSent++;
-    this.#deps.send(link, { type: "digest", roster: rosterDigest(roster), endpoints: this.#endpointDigest(now), isAnswer });
+    this.#deps.send(link, {
+      type: "digest",
+      roster: rosterDigest(roster),
+      endpoints: this.#endpointDigest(now),
+      isAnswer,
+    });
   }
 
   #currentEndpoints(now: Now): readonly EndpointMessage[] {
@@ -277,6 +285,7 @@ export class Gossip {
       wires.push(wire);
       room -= wire.length + 3;
     }
-    for (const group of packWires(wires)) this.#deps.send(link, { type: isStatements ? "statements" : "endpoints", wires: group });
+    for (const group of packWires(wires))
+      this.#deps.send(link, { type: isStatements ? "statements" : "endpoints", wires: group });
   }
 }

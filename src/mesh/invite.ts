@@ -39,7 +39,7 @@ export interface InviteToken {
 }
 
 export function inviteIdOf(publicKey: Uint8Array): Uint8Array {
-  return publicKey.slice(0, INVITE_ID_BYTES);
+  return new Uint8Array(publicKey.subarray(0, INVITE_ID_BYTES));
 }
 
 /** What the holder of an invite signs: the node that shall be admitted and the name it asks for. */
@@ -76,7 +76,11 @@ export function decodeToken(text: string): InviteToken {
     throw new WeftError("TOKEN_INVALID", `this is no invite token: a token begins with "${TOKEN_PREFIX}"`, NEW_TOKEN);
   }
   if (prefix[0] !== TOKEN_PREFIX) {
-    throw new WeftError("TOKEN_VERSION", `this token has format ${prefix[1]}, which this version of Weft cannot read`, "update Weft on this machine");
+    throw new WeftError(
+      "TOKEN_VERSION",
+      `this token has format ${prefix[1]}, which this version of Weft cannot read`,
+      "update Weft on this machine",
+    );
   }
   const bytes = compact.length > MAX_TOKEN_CHARACTERS ? undefined : decodeBase32(compact.slice(TOKEN_PREFIX.length));
   if (bytes === undefined) throw damaged("it has characters that no token has, or was cut off");
@@ -122,7 +126,11 @@ function checksum(body: Uint8Array): Uint8Array {
 }
 
 function damaged(why: string): WeftError {
-  return new WeftError("TOKEN_DAMAGED", `this invite token is damaged: ${why}`, "copy the whole token again, or ask for another one");
+  return new WeftError(
+    "TOKEN_DAMAGED",
+    `this invite token is damaged: ${why}`,
+    "copy the whole token again, or ask for another one",
+  );
 }
 
 function encodeEndpoint(endpoint: Uint8Array): Uint8Array {

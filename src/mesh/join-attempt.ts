@@ -32,8 +32,18 @@ interface AdminContact {
 }
 
 export type JoinStep =
-  | { readonly kind: "dial"; readonly nodeId: Uint8Array; readonly staticKey: Uint8Array; readonly inviteId: Uint8Array }
-  | { readonly kind: "send"; readonly nodeId: Uint8Array; readonly staticKey: Uint8Array; readonly message: ControlMessage }
+  | {
+      readonly kind: "dial";
+      readonly nodeId: Uint8Array;
+      readonly staticKey: Uint8Array;
+      readonly inviteId: Uint8Array;
+    }
+  | {
+      readonly kind: "send";
+      readonly nodeId: Uint8Array;
+      readonly staticKey: Uint8Array;
+      readonly message: ControlMessage;
+    }
   | { readonly kind: "progress"; readonly text: string }
   | { readonly kind: "failed"; readonly failure: JoinFailure };
 
@@ -111,7 +121,8 @@ export class JoinAttempt {
   nextTimeout(): number {
     let next = this.#deadlineMs;
     for (const contact of this.#contacts.values()) {
-      if (!contact.isUp || (this.phase !== "syncing" && contact.refusal === undefined)) next = Math.min(next, contact.dueMs);
+      if (!contact.isUp || (this.phase !== "syncing" && contact.refusal === undefined))
+        next = Math.min(next, contact.dueMs);
     }
     return next;
   }
@@ -170,10 +181,18 @@ export class JoinAttempt {
     for (const contact of this.#contacts.values()) if (contact.refusal !== undefined) return contact.refusal;
     const seconds = Math.round(this.#timeoutMs / 1000);
     if (this.phase === "syncing") {
-      return failure(JoinCode.BAD_ROSTER, `admitted, but the roster did not come whole within ${seconds} s`, "try again with the same token");
+      return failure(
+        JoinCode.BAD_ROSTER,
+        `admitted, but the roster did not come whole within ${seconds} s`,
+        "try again with the same token",
+      );
     }
     if (this.phase === "asking") {
-      return failure(JoinCode.NO_ADMIN, `an admin was connected but did not answer within ${seconds} s`, "look at the admin's log, then try again");
+      return failure(
+        JoinCode.NO_ADMIN,
+        `an admin was connected but did not answer within ${seconds} s`,
+        "look at the admin's log, then try again",
+      );
     }
     const count = this.#contacts.size;
     return failure(

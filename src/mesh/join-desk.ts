@@ -21,7 +21,13 @@ export type JoinVerdict =
   /** Already a member: the same answer again, nothing to sign. */
   | { readonly verdict: "member"; readonly member: Member }
   | { readonly verdict: "admit"; readonly body: Omit<AdmitBody, "kind">; readonly inviteHash: Uint8Array }
-  | { readonly verdict: "refuse"; readonly code: JoinCode; readonly text: string; readonly remedy: string; readonly details: JoinDetails };
+  | {
+      readonly verdict: "refuse";
+      readonly code: JoinCode;
+      readonly text: string;
+      readonly remedy: string;
+      readonly details: JoinDetails;
+    };
 
 export interface JoinDeskDeps {
   readonly roster: Roster;
@@ -46,27 +52,45 @@ export function findInvite(roster: Roster, inviteId: Uint8Array, wallMs: number)
 }
 
 /** @param staticKey the X25519 key that the session has authenticated */
-export function judgeJoin(deps: JoinDeskDeps, request: JoinRequest, staticKey: Uint8Array, wallMs: number): JoinVerdict {
+export function judgeJoin(
+  deps: JoinDeskDeps,
+  request: JoinRequest,
+  staticKey: Uint8Array,
+  wallMs: number,
+): JoinVerdict {
   const { roster, keys } = deps;
   if (!equal(request.networkId, roster.networkId)) {
     return refuse(JoinCode.WRONG_NETWORK, "the invite is for another network", "check which network the token is for");
   }
   const ownKey = keys.staticKeyOf(request.nodeId);
   if (ownKey === undefined || !equal(ownKey, staticKey)) {
-    return refuse(JoinCode.KEY_REFUSED, "the node id does not belong to the key of this session", "remove the state directory and join again");
+    return refuse(
+      JoinCode.KEY_REFUSED,
+      "the node id does not belong to the key of this session",
+      "remove the state directory and join again",
+    );
   }
   const member = roster.member(request.nodeId);
-  if (member !== undefined && wallMs < (member.expiresAtMs ?? Number.POSITIVE_INFINITY)) return { verdict: "member", member };
+  if (member !== undefined && wallMs < (member.expiresAtMs ?? Number.POSITIVE_INFINITY))
+    return { verdict: "member", member };
   if (!deps.isAdmin) {
     return refuse(JoinCode.NOT_ADMIN, "the node that was asked is not an admin", "ask for a token that names an admin");
   }
   const use = findInvite(roster, request.inviteId, wallMs);
   if (use === undefined) {
-    return refuse(JoinCode.UNKNOWN_INVITE, "the admin does not know this invite", "wait until it has reached the admin, or ask for another token");
+    return refuse(
+      JoinCode.UNKNOWN_INVITE,
+      "the admin does not know this invite",
+      "wait until it has reached the admin, or ask for another token",
+    );
   }
   const proof = joinProofBody(request.nodeId, request.name);
   if (!keys.verify(use.body.key, SignKind.JOIN, roster.networkId, proof, request.signature)) {
-    return refuse(JoinCode.BAD_SIGNATURE, "the request is not signed with the invite's key", "copy the whole token again");
+    return refuse(
+      JoinCode.BAD_SIGNATURE,
+      "the request is not signed with the invite's key",
+      "copy the whole token again",
+    );
   }
   return judgeInvite(roster, use, wallMs) ?? judgeNode(roster, use, request, wallMs) ?? admit(roster, use, request);
 }
@@ -82,7 +106,10 @@ function judgeInvite(roster: Roster, use: InviteUse, wallMs: number): JoinVerdic
       return refuse(JoinCode.EXPIRED, `the invite expired ${ago} ago`, remedy, details);
     case InviteState.USED_UP: {
       const times = use.body.uses === 1 ? "its one use was" : `its ${use.body.uses} uses were`;
-      return refuse(JoinCode.USED_UP, `the invite is used up: ${times} taken ${ago} ago`, remedy, { ...details, uses: use.body.uses });
+      return refuse(JoinCode.USED_UP, `the invite is used up: ${times} taken ${ago} ago`, remedy, {
+        ...details,
+        uses: use.body.uses,
+      });
     }
     case InviteState.REVOKED:
       return refuse(JoinCode.REVOKED, `the invite was revoked ${ago} ago`, remedy, details);
@@ -105,10 +132,18 @@ function judgeNode(roster: Roster, use: InviteUse, request: JoinRequest, wallMs:
     .get(toHex(request.nodeId))
     ?.find((removal) => !equal(removal.statement.issuer, request.nodeId) && !isAncestor(removal, use.entry));
   if (removedAfterInvite !== undefined) {
-    return refuse(JoinCode.NODE_REVOKED, "this node was revoked by an admin", "an admin can let it in again with an invite made after the revocation");
+    return refuse(
+      JoinCode.NODE_REVOKED,
+      "this node was revoked by an admin",
+      "an admin can let it in again with an invite made after the revocation",
+    );
   }
   if (!isName(request.name)) {
-    return refuse(JoinCode.NAME_INVALID, `"${request.name}" is no valid name`, "use 1–63 of a–z, 0–9 and -: weft up --join TOKEN --name NAME");
+    return refuse(
+      JoinCode.NAME_INVALID,
+      `"${request.name}" is no valid name`,
+      "use 1–63 of a–z, 0–9 and -: weft up --join TOKEN --name NAME",
+    );
   }
   if (roster.state.members.length >= roster.maxMembers) return full(roster);
   return undefined;
@@ -120,14 +155,27 @@ function admit(roster: Roster, use: InviteUse, request: JoinRequest): JoinVerdic
   if (names.has(name)) {
     const free = suffixedName(name, names);
     if (request.exactName) {
-      return refuse(JoinCode.NAME_TAKEN, `the name "${name}" is taken`, `choose another one: weft up --join TOKEN --name ${free}`, { suggestion: free });
+      return refuse(
+        JoinCode.NAME_TAKEN,
+        `the name "${name}" is taken`,
+        `choose another one: weft up --join TOKEN --name ${free}`,
+        { suggestion: free },
+      );
     }
     name = free;
   }
   const ipv4 = nextIpv4(roster, request.nodeId);
   if (ipv4 === undefined) return full(roster);
   const { roles, tags } = use.body;
-  const body = { node: request.nodeId, name, ipv4, roles, tags, expiresAtMs: undefined, invite: use.entry.statement.hash };
+  const body = {
+    node: request.nodeId,
+    name,
+    ipv4,
+    roles,
+    tags,
+    expiresAtMs: undefined,
+    invite: use.entry.statement.hash,
+  };
   return { verdict: "admit", body, inviteHash: use.entry.statement.hash };
 }
 
@@ -141,7 +189,8 @@ function nextIpv4(roster: Roster, nodeId: Uint8Array): number | undefined {
     taken.add(address);
     highest = Math.max(highest, address);
   }
-  for (const statement of roster.statements()) if (statement.body.kind === "admit") highest = Math.max(highest, statement.body.ipv4);
+  for (const statement of roster.statements())
+    if (statement.body.kind === "admit") highest = Math.max(highest, statement.body.ipv4);
   return nextFreeIpv4(prefix, highest, taken);
 }
 
@@ -152,7 +201,9 @@ function otherMembers(roster: Roster, nodeId: Uint8Array): Member[] {
 
 function full(roster: Roster): JoinVerdict {
   const count = roster.state.members.length;
-  return refuse(JoinCode.NETWORK_FULL, `the network is full: it has ${count} members`, "revoke members that are gone", { members: count });
+  return refuse(JoinCode.NETWORK_FULL, `the network is full: it has ${count} members`, "revoke members that are gone", {
+    members: count,
+  });
 }
 
 function refuse(code: JoinCode, text: string, remedy: string, details: JoinDetails = {}): JoinVerdict {

@@ -18,7 +18,13 @@ export interface Signer {
 
 export interface MeshKeys {
   /** @param publicKey 32 bytes @param signature 64 bytes; anything may be in them */
-  verify(publicKey: Uint8Array, kind: SignKind, networkId: Uint8Array, body: Uint8Array, signature: Uint8Array): boolean;
+  verify(
+    publicKey: Uint8Array,
+    kind: SignKind,
+    networkId: Uint8Array,
+    body: Uint8Array,
+    signature: Uint8Array,
+  ): boolean;
   /** @returns the 32-byte X25519 form, or undefined for keys of low order, not canonical or not on the curve */
   staticKeyOf(nodeId: Uint8Array): Uint8Array | undefined;
   /** @param seed 32 bytes */

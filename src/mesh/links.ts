@@ -19,7 +19,7 @@ const COSTLY_BURST = 600;
 /** Bad signatures after which a peer's statements and endpoints are ignored for a while. */
 const FORGERY_LIMIT = 16;
 const MUTE_MS = 60_000;
-const FIRST_RETRY_MS = 2000;
+const FIRST_RETRY_MS = 1000;
 const MAX_RETRY_MS = 60_000;
 
 /** Token bucket: `rate` per second, at most `burst` at once. */
@@ -69,7 +69,7 @@ export class Link {
   #mutedUntilMs: number = Number.NEGATIVE_INFINITY;
 
   constructor(staticKey: Uint8Array, hex: string, nowMs: number) {
-    this.staticKey = staticKey.slice();
+    this.staticKey = new Uint8Array(staticKey);
     this.hex = hex;
     this.digestDueMs = Number.POSITIVE_INFINITY;
     this.#send = new Bucket(SEND_RATE, SEND_BURST, nowMs);
@@ -108,11 +108,11 @@ export class Link {
     return nowMs < this.#mutedUntilMs;
   }
 
-  /** A difference is being worked on: look again later, less often each time. */
-  scheduleRetry(nowMs: number): void {
+  /** A difference is being worked on: look again later, less often each time unless a person waits for it. */
+  scheduleRetry(nowMs: number, isUrgent: boolean): void {
     this.isSynced = false;
     this.digestDueMs = Math.min(this.digestDueMs, nowMs + this.#retryMs);
-    this.#retryMs = Math.min(MAX_RETRY_MS, this.#retryMs * 2);
+    if (!isUrgent) this.#retryMs = Math.min(MAX_RETRY_MS, this.#retryMs * 1.5);
   }
 
   noteProgress(nowMs: number): void {

@@ -89,7 +89,13 @@ export class Membership {
     if (!isName(network.name)) throw badName("node", network.name);
     const nonce = deps.random.bytes(16);
     const body = genesisBody(network.network, network.name, choosePrefix(network, nonce[0] as number), nonce);
-    const fields = { networkId: undefined, parents: [], hlc: Math.max(1, hlcFromWall(now.wallMs)), kind: "genesis", body };
+    const fields = {
+      networkId: undefined,
+      parents: [],
+      hlc: Math.max(1, hlcFromWall(now.wallMs)),
+      kind: "genesis",
+      body,
+    };
     const wire = signStatement(fields, deps.identity);
     const membership = new Membership(deps, statementHash(wire), options);
     membership.take(wire, now);
@@ -132,7 +138,11 @@ export class Membership {
     if (exact !== undefined || text.length < MIN_ID_PREFIX) return exact;
     const matching = members.filter((member) => this.#keys.formatNodeId(member.nodeId).startsWith(text));
     if (matching.length > 1) {
-      throw new WeftError("NODE_AMBIGUOUS", `"${query}" fits ${matching.length} nodes`, "give more of the id, or the name");
+      throw new WeftError(
+        "NODE_AMBIGUOUS",
+        `"${query}" fits ${matching.length} nodes`,
+        "give more of the id, or the name",
+      );
     }
     return matching[0];
   }
@@ -144,7 +154,7 @@ export class Membership {
     if (result.status !== "added") return { result, added: [] };
     const added = [result.statement];
     this.#pending.delete(result.statement.hashHex);
-    for (let progress = this.#pending.size > 0; progress; ) {
+    for (let progress = this.#pending.size > 0; progress;) {
       progress = false;
       for (const [hash, statement] of this.#pending) {
         const retried = this.roster.addOpened(statement, now.wallMs);
@@ -202,14 +212,19 @@ export class Membership {
     const expiresMs = options.expiresMs ?? 3_600_000;
     const roles = (options.roles ?? []).filter((role) => role !== "member");
     const tags = options.tags ?? [];
-    if (!Number.isInteger(uses) || uses < 1 || uses > MAX_INVITE_USES) throw badInvite(`uses is ${uses}`, `1 to ${MAX_INVITE_USES}`);
-    if (!(expiresMs >= 1000 && expiresMs <= MAX_INVITE_MS)) throw badInvite(`its life is ${expiresMs} ms`, "1 second to 365 days");
+    if (!Number.isInteger(uses) || uses < 1 || uses > MAX_INVITE_USES)
+      throw badInvite(`uses is ${uses}`, `1 to ${MAX_INVITE_USES}`);
+    if (!(expiresMs >= 1000 && expiresMs <= MAX_INVITE_MS))
+      throw badInvite(`its life is ${expiresMs} ms`, "1 second to 365 days");
     const unknown = roles.find((role) => !ROLES.includes(role));
     if (unknown !== undefined) throw badInvite(`its role is "${unknown}"`, ROLES.join(", "));
     const badTag = tags.find((tag) => tag === "" || tag.length > 32);
     const tagBytes = tags.reduce((total, tag) => total + Buffer.byteLength(tag), 0);
     if (badTag !== undefined || tags.length > MAX_TAGS || tagBytes > MAX_TAG_BYTES) {
-      throw badInvite(`it has ${tags.length} tags of ${tagBytes} bytes`, `${MAX_TAGS} tags of 1–32 characters, ${MAX_TAG_BYTES} bytes together`);
+      throw badInvite(
+        `it has ${tags.length} tags of ${tagBytes} bytes`,
+        `${MAX_TAGS} tags of 1–32 characters, ${MAX_TAG_BYTES} bytes together`,
+      );
     }
     const seed = this.#random.bytes(32);
     const key = this.#keys.signerFromSeed(seed).nodeId;
@@ -239,7 +254,8 @@ export class Membership {
   endInvite(now: Now, inviteId: Uint8Array, reason: string): Statement {
     this.#requireAdmin("end an invite");
     const use = findInvite(this.roster, inviteId, now.wallMs);
-    if (use === undefined) throw new WeftError("INVITE_UNKNOWN", "no invite has this id", "list them: weft invite --list");
+    if (use === undefined)
+      throw new WeftError("INVITE_UNKNOWN", "no invite has this id", "list them: weft invite --list");
     const invite = use.entry.statement.hash;
     return this.#sign(now, "revoke", revokeBody({ node: undefined, invite, reason }), [invite]);
   }
@@ -249,7 +265,9 @@ export class Membership {
     this.#requireAdmin("revoke a node");
     const out: Statement[] = [];
     while (this.roster.headCount > MAX_PARENTS) out.push(this.#sign(now, "merge", {}, []));
-    out.push(this.#sign(now, "revoke", revokeBody({ node: member.nodeId, invite: undefined, reason }), [member.admission]));
+    out.push(
+      this.#sign(now, "revoke", revokeBody({ node: member.nodeId, invite: undefined, reason }), [member.admission]),
+    );
     return out;
   }
 
@@ -276,7 +294,11 @@ export class Membership {
     const result = this.roster.add(wire, now.wallMs);
     if (result.status === "added") return result.statement;
     const why = result.status === "refused" ? result.reason : result.status;
-    throw new WeftError("STATEMENT_REFUSED", `the roster does not take the statement: ${why}`, "check this machine's clock and its role: weft status");
+    throw new WeftError(
+      "STATEMENT_REFUSED",
+      `the roster does not take the statement: ${why}`,
+      "check this machine's clock and its role: weft status",
+    );
   }
 
   #requireAdmin(what: string): void {
@@ -305,11 +327,19 @@ function choosePrefix(network: CreateNetworkOptions, seed: number): Ipv4Prefix {
   if (network.ipv4 === undefined) {
     const picked = pickIpv4Prefix(seed, avoid);
     if (picked !== undefined) return picked;
-    throw new WeftError("PREFIX_COLLISION", "every /16 of 100.64.0.0/10 collides with a local network", "choose a prefix: weft init NETWORK --ipv4 10.77.0.0/16");
+    throw new WeftError(
+      "PREFIX_COLLISION",
+      "every /16 of 100.64.0.0/10 collides with a local network",
+      "choose a prefix: weft init NETWORK --ipv4 10.77.0.0/16",
+    );
   }
   const prefix = parseIpv4Prefix(network.ipv4);
   if (prefix !== undefined) return prefix;
-  throw new WeftError("PREFIX_INVALID", `"${network.ipv4}" is no IPv4 prefix of 8 to 30 bits`, "write it like 10.77.0.0/16, with zeros behind the prefix");
+  throw new WeftError(
+    "PREFIX_INVALID",
+    `"${network.ipv4}" is no IPv4 prefix of 8 to 30 bits`,
+    "write it like 10.77.0.0/16, with zeros behind the prefix",
+  );
 }
 
 function sameMember(a: Member, b: Member): boolean {
@@ -324,7 +354,11 @@ function sameMember(a: Member, b: Member): boolean {
 }
 
 function badName(what: string, name: string): WeftError {
-  return new WeftError("NAME_INVALID", `"${name}" is no valid ${what} name`, "use 1–63 of a–z, 0–9 and -, not beginning or ending with -");
+  return new WeftError(
+    "NAME_INVALID",
+    `"${name}" is no valid ${what} name`,
+    "use 1–63 of a–z, 0–9 and -, not beginning or ending with -",
+  );
 }
 
 function badInvite(what: string, allowed: string): WeftError {

@@ -14,19 +14,19 @@
  * outputs here. Source: docs/protocol.md, "Roster", "Join", "Control messages".
  */
 import type { Now } from "../base/clock.ts";
-import { compare, equal, toHex } from "../base/bytes.ts";
-import { isIPv4Mapped } from "../base/endpoint.ts";
+import { equal, toHex } from "../base/bytes.ts";
 import { WeftError } from "../base/errors.ts";
-import { networkPrefix } from "../crypto/node-id.ts";
-import { formatIpv4Prefix, overlaps, readIpv4 } from "./addresses.ts";
-import { type ControlMessage, ControlFault, decodeControl, encodeControl, type JoinRequest } from "./control.ts";
-import { EndpointCache, MAX_ENDPOINTS, nextEndpointHlc, Offer, openEndpoints, parseEndpoints, signEndpoints } from "./endpoints.ts";
+import { formatIpv4Prefix, type Ipv4Prefix } from "./addresses.ts";
+import { type ControlMessage, ControlFault, decodeControl, type JoinRequest } from "./control.ts";
 import { Gossip } from "./gossip.ts";
 import { checkToken, decodeToken, encodeToken, MAX_TOKEN_ADMINS, type TokenAdmin } from "./invite.ts";
 import { failure, JoinAttempt, type JoinFailure, type JoinStep } from "./join-attempt.ts";
-import { type MeshKeys, systemKeys } from "./keys.ts";
+import { systemKeys } from "./keys.ts";
 import type { Link } from "./links.ts";
 import { Membership, type MembershipDeps } from "./membership.ts";
+import { Dialler, neighboursOf } from "./neighbours.ts";
+import { Outbox } from "./outbox.ts";
+import { Reachability } from "./reachability.ts";
 import { isName, Refusal, type Statement, statementHash } from "./statement.ts";
 import {
   type CreatedInvite,
@@ -45,17 +45,10 @@ import {
 
 export type * from "./types.ts";
 
-/** Successors in the ring of node ids to which a node keeps sessions; with up to NEIGHBOURS + 1 members that is everybody. */
-export const NEIGHBOURS = 8;
-const MAX_OUTPUTS = 32_768;
-const MAX_HINTED_NODES = 4096;
-const REDIAL_MS = 30_000;
 const LEAVE_ATTEMPTS = 5;
 const LEAVE_RETRY_MS = 1000;
 /** Smallest distance between two looks at a growing roster for changes, except after a revocation. */
 const REFRESH_GAP_MS = 50;
-/** An endpoint message is signed again after this share of its life. */
-const RENEW_AT = 0.5;
 const COSTLY: ReadonlySet<string> = new Set(["digest", "ranges", "have", "known", "seek", "want", "join", "leave"]);
 
 interface Leaving {
@@ -85,29 +78,20 @@ export class MeshNode {
     outputsDropped: 0,
   };
   readonly #deps: MembershipDeps;
-  readonly #keys: MeshKeys;
   readonly #options: Required<MeshOptions>;
-  readonly #cache: EndpointCache;
+  readonly #outbox: Outbox = new Outbox();
+  readonly #reach: Reachability;
   readonly #gossip: Gossip;
-  /** Unsigned endpoints: from tokens and configuration. */
-  readonly #hints = new Map<string, readonly Uint8Array[]>();
-  readonly #dialled = new Map<string, number>();
-  #outputs: MeshOutput[] = [];
-  #outputAt = 0;
+  readonly #dialler: Dialler;
   #membership: Membership | undefined;
   #join: JoinAttempt | undefined;
   #leaving: Leaving | undefined;
   #isRemoved = false;
-  /** undefined until the owner has said something. */
-  #ownEndpoints: readonly Uint8Array[] | undefined;
-  #endpointsDueMs: number = Number.POSITIVE_INFINITY;
   #refreshDueMs: number = Number.POSITIVE_INFINITY;
   #lastRefreshMs: number = Number.NEGATIVE_INFINITY;
-  #dialDueMs: number = Number.POSITIVE_INFINITY;
 
   constructor(deps: MeshDeps, options: MeshOptions = {}) {
-    this.#keys = deps.keys ?? systemKeys;
-    this.#deps = { identity: deps.identity, keys: this.#keys, random: deps.random };
+    this.#deps = { identity: deps.identity, keys: deps.keys ?? systemKeys, random: deps.random };
     this.#options = Object.freeze({
       buildId: options.buildId ?? "dev",
       protocol: options.protocol ?? ([1, 1] as const),
@@ -118,13 +102,15 @@ export class MeshNode {
       maxMembers: options.maxMembers ?? 2048,
       maxStatements: options.maxStatements ?? 8192,
     });
-    this.#cache = new EndpointCache();
+    this.#reach = new Reachability({ ...this.#deps, overlay: () => this.#overlay() }, this.#options.endpointLifeMs);
+    this.#dialler = new Dialler(deps.random);
     const gossipDeps = {
       random: deps.random,
-      cache: this.#cache,
+      cache: this.#reach.cache,
       counters: this.counters,
       roster: () => this.#membership?.roster,
       isTrusted: (hex: string) => this.#isTrusted(hex),
+      isUrgent: () => this.#join !== undefined,
       send: (link: Link, message: ControlMessage) => this.#send(link.staticKey, message),
     };
     this.#gossip = new Gossip(gossipDeps, this.#options.digestIntervalMs);
@@ -206,16 +192,14 @@ export class MeshNode {
     return this.#membership?.acceptsInvite(inviteId, wallMs) ?? "unknown";
   }
 
-  /** Underlay addresses at which the node may be reached, best first, 18 bytes each, at most MAX_ENDPOINTS; never overlay addresses. */
+  /** Underlay addresses at which the node may be reached, best first, 18 bytes each, at most 8; never overlay addresses. */
   candidates(nodeId: Uint8Array, wallMs: number): Uint8Array[] {
-    const out = this.#cache.candidates(nodeId, wallMs);
-    for (const hint of this.#hints.get(toHex(nodeId)) ?? []) if (!out.some((other) => equal(other, hint))) out.push(hint);
-    return out.filter((endpoint) => !this.#isOverlay(endpoint)).slice(0, MAX_ENDPOINTS);
+    return this.#reach.candidates(nodeId, wallMs);
   }
 
   /** Milliseconds since the node's signed endpoints came; undefined: there are none. */
   endpointAgeMs(nodeId: Uint8Array, wallMs: number): number | undefined {
-    return this.#cache.ageMs(nodeId, wallMs);
+    return this.#reach.cache.ageMs(nodeId, wallMs);
   }
 
   // What a person asks for
@@ -242,19 +226,25 @@ export class MeshNode {
   restore(now: Now, networkId: Uint8Array, wires: readonly Uint8Array[]): number {
     const membership = new Membership(this.#deps, networkId, this.#options);
     let waiting = [...wires];
-    for (let before = Number.POSITIVE_INFINITY; waiting.length > 0 && waiting.length < before; ) {
+    for (let before = Number.POSITIVE_INFINITY; waiting.length > 0 && waiting.length < before;) {
       before = waiting.length;
       waiting = waiting.filter((wire) => {
         // what was accepted once is not judged by today's clock again
         const result = membership.roster.add(wire, Number.POSITIVE_INFINITY);
-        if (result.status === "refused") this.#log("warn", `a stored statement is left out: ${result.reason}`);
+        if (result.status === "refused") this.#outbox.log("warn", `a stored statement is left out: ${result.reason}`);
         return result.status === "missing";
       });
     }
-    if (waiting.length > 0) this.#log("warn", `${waiting.length} stored statements wait for ones that are not stored`);
+    if (waiting.length > 0)
+      this.#outbox.log("warn", `${waiting.length} stored statements wait for ones that are not stored`);
     if (membership.roster.size === 0) return 0;
     this.#membership = membership;
+    this.#isRemoved = false;
     this.#refresh(now);
+    if (membership.self === undefined) {
+      this.#isRemoved = true;
+      this.#outbox.push({ kind: "selfRemoved", ...membership.removalOf(this.#deps.identity.nodeId) });
+    }
     return membership.roster.size;
   }
 
@@ -264,9 +254,15 @@ export class MeshNode {
     const invite = membership.createInvite(now, options);
     this.#accepted(now, [invite.statement], undefined);
     const admins = this.#tokenAdmins(now);
-    if (admins[0]?.endpoints.length === 0) this.#log("warn", "the token names no address of this node: give one with --endpoint");
+    if (admins[0]?.endpoints.length === 0)
+      this.#outbox.log("warn", "the token names no address of this node: give one with --endpoint");
     const { seed, inviteId, expiresAtMs, uses } = invite;
-    return { token: encodeToken({ networkId: membership.networkId, seed, expiresAtMs, admins }), inviteId, expiresAtMs, uses };
+    return {
+      token: encodeToken({ networkId: membership.networkId, seed, expiresAtMs, admins }),
+      inviteId,
+      expiresAtMs,
+      uses,
+    };
   }
 
   /** @throws WeftError NOT_MEMBER, NOT_ADMIN, INVITE_UNKNOWN */
@@ -282,7 +278,7 @@ export class MeshNode {
     const membership = this.#requireInside();
     const member = typeof node === "string" ? membership.find(node) : membership.byNode(node);
     if (member === undefined) {
-      const shown = typeof node === "string" ? node : this.#keys.formatNodeId(node);
+      const shown = typeof node === "string" ? node : this.#deps.keys.formatNodeId(node);
       throw new WeftError("NODE_UNKNOWN", `no member is called "${shown}"`, "weft members lists them");
     }
     if (equal(member.nodeId, this.#deps.identity.nodeId)) {
@@ -325,33 +321,50 @@ export class MeshNode {
    * @throws WeftError TOKEN_INVALID, TOKEN_DAMAGED, TOKEN_VERSION, TOKEN_EXPIRED, TOKEN_FOREIGN, TOKEN_EMPTY, NAME_INVALID, ALREADY_JOINING
    */
   startJoin(now: Now, text: string, options: JoinOptions): void {
-    if (this.#join !== undefined) throw new WeftError("ALREADY_JOINING", "this node is joining already", "wait for the result");
+    if (this.#join !== undefined)
+      throw new WeftError("ALREADY_JOINING", "this node is joining already", "wait for the result");
     const token = decodeToken(text);
     const present = this.#membership;
     const self = present?.self;
     if (present !== undefined && self !== undefined && equal(present.networkId, token.networkId)) {
-      this.#emit({ kind: "joinResult", result: { ok: true, member: self, network: this.networkName as string } });
+      this.#outbox.push({
+        kind: "joinResult",
+        result: { ok: true, member: self, network: this.networkName as string },
+      });
       return;
     }
     checkToken(token, now.wallMs, self === undefined ? undefined : present?.networkId);
     if (!isName(options.name)) {
-      throw new WeftError("NAME_INVALID", `"${options.name}" is no valid node name`, "use 1–63 of a–z, 0–9 and -: --name NAME");
+      throw new WeftError(
+        "NAME_INVALID",
+        `"${options.name}" is no valid node name`,
+        "use 1–63 of a–z, 0–9 and -: --name NAME",
+      );
     }
     if (token.admins.length === 0) {
       throw new WeftError("TOKEN_EMPTY", "the token names no admin", "ask the admin for another token: weft invite");
     }
     this.#isRemoved = false;
     this.#membership = new Membership(this.#deps, token.networkId, this.#options);
-    this.#join = new JoinAttempt({ keys: this.#keys, nodeId: this.#deps.identity.nodeId, token }, options, this.#options.joinTimeoutMs, now);
-    for (const admin of token.admins) this.#hint(admin.nodeId, admin.endpoints);
+    this.#join = new JoinAttempt(
+      { keys: this.#deps.keys, nodeId: this.#deps.identity.nodeId, token },
+      options,
+      this.#options.joinTimeoutMs,
+      now,
+    );
+    for (const admin of token.admins) this.#reach.hint(admin.nodeId, admin.endpoints);
     const count = token.admins.length;
-    this.#emit({ kind: "joinProgress", text: `looking for ${count === 1 ? "the admin" : `one of ${count} admins`} named in the token` });
+    this.#outbox.push({
+      kind: "joinProgress",
+      text: `looking for ${count === 1 ? "the admin" : `one of ${count} admins`} named in the token`,
+    });
     this.handleTimeout(now);
   }
 
   /** Gives up a join. */
   cancelJoin(): void {
-    if (this.#join !== undefined) this.#failJoin(failure(JoinCode.NO_ADMIN, "the join was cancelled", "start it again with the same token"));
+    if (this.#join !== undefined)
+      this.#failJoin(failure(JoinCode.NO_ADMIN, "the join was cancelled", "start it again with the same token"));
   }
 
   // What the runtime reports
@@ -373,39 +386,33 @@ export class MeshNode {
     const hex = toHex(staticKey);
     this.#gossip.down(hex);
     this.#join?.peerDown(now, hex);
-    const member = this.#membership?.byStaticHex(hex);
-    if (member !== undefined) this.#scheduleDial(now.nowMs + this.#deps.random.unit() * 1000);
+    if (this.#membership?.byStaticHex(hex) !== undefined) this.#dialler.scheduleJittered(now, 1000);
   }
 
   /** @param endpoints 18 bytes each, best first: where others may reach this node; signs and hands on when they changed */
   setOwnEndpoints(now: Now, endpoints: readonly Uint8Array[]): void {
-    const usable = endpoints.filter((endpoint) => !this.#isOverlay(endpoint));
-    const before = this.#ownEndpoints;
-    const isSame = usable.length === before?.length && usable.every((one, i) => equal(one, before[i] as Uint8Array));
-    this.#ownEndpoints = usable.map((endpoint) => endpoint.slice());
-    if (!isSame) this.#signEndpoints(now);
+    if (this.#reach.setOwn(endpoints)) this.#signEndpoints(now);
   }
 
   /** An authenticated packet of that node came from there. @param endpoint 18 bytes */
   noteReached(now: Now, nodeId: Uint8Array, endpoint: Uint8Array): void {
-    if (!this.#isOverlay(endpoint)) this.#cache.noteReached(nodeId, endpoint, now.wallMs);
+    this.#reach.noteReached(now, nodeId, endpoint);
   }
 
   /** Endpoints of a node from the configuration. */
   setHints(nodeId: Uint8Array, endpoints: readonly Uint8Array[]): void {
-    this.#hint(nodeId, endpoints);
-    this.#emit({ kind: "endpointsChanged", nodeId });
+    this.#reach.hint(nodeId, endpoints);
+    this.#outbox.push({ kind: "endpointsChanged", nodeId });
   }
 
   /** The endpoint cache, for a file. */
   exportEndpoints(): Uint8Array {
-    return this.#cache.export();
+    return this.#reach.cache.export();
   }
 
   /** Call after restore(). @param bytes of exportEndpoints(); anything may be in them @returns how many nodes were taken */
   importEndpoints(bytes: Uint8Array): number {
-    const networkId = this.networkId;
-    return networkId === undefined ? 0 : this.#cache.import(bytes, networkId, this.#keys);
+    return this.#reach.import(bytes);
   }
 
   /**
@@ -421,7 +428,8 @@ export class MeshNode {
       this.counters.controlUnknownType++;
     } else {
       const hex = toHex(staticKey);
-      if (this.#gossip.link(hex) === undefined && (message.type === "join" || this.#isTrusted(hex))) this.peerUp(now, staticKey);
+      if (this.#gossip.link(hex) === undefined && (message.type === "join" || this.#isTrusted(hex)))
+        this.peerUp(now, staticKey);
       const link = this.#gossip.link(hex);
       if (link === undefined) this.counters.controlRefusedSender++;
       else if (!link.mayReceive(now.nowMs, COSTLY.has(message.type))) this.counters.controlRateLimited++;
@@ -435,29 +443,26 @@ export class MeshNode {
       this.#gossip.nextTimeout(),
       this.#join?.nextTimeout() ?? Number.POSITIVE_INFINITY,
       this.#leaving?.dueMs ?? Number.POSITIVE_INFINITY,
-      this.#endpointsDueMs,
+      this.#reach.renewDueMs,
       this.#refreshDueMs,
-      this.#dialDueMs,
+      this.#dialler.dueMs,
     );
   }
 
   /** May be called at any time; does what is due. */
   handleTimeout(now: Now): void {
-    if (this.#join !== undefined && now.nowMs >= this.#join.nextTimeout()) this.#followSteps(now, this.#join.handleTimeout(now));
+    if (this.#join !== undefined && now.nowMs >= this.#join.nextTimeout())
+      this.#followSteps(now, this.#join.handleTimeout(now));
     if (this.#leaving !== undefined && now.nowMs >= this.#leaving.dueMs) this.#handleLeaving(now);
-    if (now.nowMs >= this.#endpointsDueMs) this.#signEndpoints(now);
+    if (now.nowMs >= this.#reach.renewDueMs) this.#signEndpoints(now);
     if (now.nowMs >= this.#refreshDueMs) this.#refresh(now);
-    if (now.nowMs >= this.#dialDueMs) this.#dialNeighbours(now);
+    if (now.nowMs >= this.#dialler.dueMs) this.#dialNeighbours(now);
     this.#gossip.handleTimeout(now);
   }
 
   pollOutput(): MeshOutput | undefined {
-    if (this.#outputAt >= this.#outputs.length) return undefined;
-    const output = this.#outputs[this.#outputAt++];
-    if (this.#outputAt === this.#outputs.length) {
-      this.#outputs = [];
-      this.#outputAt = 0;
-    }
+    const output = this.#outbox.poll();
+    this.counters.outputsDropped = this.#outbox.dropped;
     return output;
   }
 
@@ -483,7 +488,7 @@ export class MeshNode {
       case "leave":
         return this.#onLeave(now, link, message.wire);
       case "bye":
-        return this.#emit({ kind: "peerStopping", staticKey: link.staticKey, nodeId: this.#nodeIdOf(link.hex) });
+        return this.#outbox.push({ kind: "peerStopping", staticKey: link.staticKey, nodeId: this.#nodeIdOf(link.hex) });
       default:
         this.#gossip.handle(now, link, message);
         if (this.#join !== undefined) this.#finishJoin(now);
@@ -506,9 +511,10 @@ export class MeshNode {
     const [lowest, highest] = this.#options.protocol;
     if (protocol[0] <= highest && protocol[1] >= lowest) return;
     const reason = `protocol ${protocol[0]}–${protocol[1]} of ${name} (build ${buildId}) and ${lowest}–${highest} of this node have nothing in common: update the older one`;
-    this.#log("warn", reason);
-    this.#emit({ kind: "dropPeer", staticKey: link.staticKey, nodeId: this.#nodeIdOf(link.hex), reason });
-    if (this.#join !== undefined) this.#failJoin(failure(JoinCode.PROTOCOL, reason, "update Weft on the older of the two machines"));
+    this.#outbox.log("warn", reason);
+    this.#outbox.push({ kind: "dropPeer", staticKey: link.staticKey, nodeId: this.#nodeIdOf(link.hex), reason });
+    if (this.#join !== undefined)
+      this.#failJoin(failure(JoinCode.PROTOCOL, reason, "update Weft on the older of the two machines"));
   }
 
   #onStatements(now: Now, link: Link, wires: readonly Uint8Array[]): void {
@@ -524,7 +530,7 @@ export class MeshNode {
       if (taken.result.status === "refused") {
         this.counters.statementsRefused++;
         if (taken.result.reason === Refusal.BAD_SIGNATURE) link.noteForgery(now);
-        this.#log("debug", `a statement is refused: ${taken.result.reason}`);
+        this.#outbox.log("debug", `a statement is refused: ${taken.result.reason}`);
       }
     }
     this.counters.statementsPendingEvicted = membership.pendingEvicted;
@@ -536,21 +542,19 @@ export class MeshNode {
   }
 
   #onEndpoints(now: Now, link: Link, wires: readonly Uint8Array[]): void {
-    const networkId = this.networkId;
-    if (networkId === undefined || link.isMuted(now.nowMs)) return;
+    if (link.isMuted(now.nowMs)) return;
+    const isWelcome = (nodeId: Uint8Array): boolean =>
+      this.#join !== undefined || this.#membership?.byNode(nodeId) !== undefined;
     for (const wire of wires) {
-      const parsed = parseEndpoints(wire);
-      const isWelcome = parsed !== undefined && (this.#membership?.byNode(parsed.nodeId) !== undefined || this.#join !== undefined);
-      if (isWelcome && parsed.hlc <= (this.#cache.message(parsed.nodeId)?.hlc ?? -1)) continue;
-      const message = isWelcome ? openEndpoints(wire, networkId, this.#keys) : undefined;
-      if (message === undefined) {
+      const heard = this.#reach.hear(now, wire, isWelcome);
+      if (heard.kind === "refused") {
         this.counters.endpointsRefused++;
-        if (isWelcome) link.noteForgery(now);
-        continue;
+        if (heard.isForged) link.noteForgery(now);
       }
-      if (this.#cache.offer(message, now.wallMs) !== Offer.NEWER) continue;
+      if (heard.kind !== "newer") continue;
       this.counters.endpointsAccepted++;
-      this.counters.endpointsEvicted = this.#cache.evicted;
+      this.counters.endpointsEvicted = this.#reach.cache.evicted;
+      const { message } = heard;
       if (equal(message.nodeId, this.#deps.identity.nodeId)) {
         // said in an earlier run whose clock this one does not know
         this.#gossip.endpointsChanged();
@@ -558,8 +562,8 @@ export class MeshNode {
         continue;
       }
       this.#gossip.announceEndpoints(now, message, link);
-      this.#emit({ kind: "endpointsChanged", nodeId: message.nodeId });
-      this.#scheduleDial(now.nowMs);
+      this.#outbox.push({ kind: "endpointsChanged", nodeId: message.nodeId });
+      this.#dialler.schedule(now.nowMs);
     }
   }
 
@@ -572,7 +576,7 @@ export class MeshNode {
     if (verdict.verdict === "refuse") {
       this.counters.joinsRefused++;
       const { code, text, remedy, details } = verdict;
-      this.#log("info", `a join as "${request.name}" is refused: ${text}`);
+      this.#outbox.log("info", `a join as "${request.name}" is refused: ${text}`);
       return this.#send(link.staticKey, { type: "answer", ok: false, code, text, remedy, details });
     }
     let member: Member | undefined;
@@ -585,7 +589,7 @@ export class MeshNode {
       this.counters.joinsAccepted++;
     }
     if (member === undefined) return;
-    this.#log("info", `"${member.name}" (${member.ipv4}) has joined`);
+    this.#outbox.log("info", `"${member.name}" (${member.ipv4}) has joined`);
     this.#send(link.staticKey, { type: "answer", ok: true, admission: member.admission });
     this.#welcome(now, link);
   }
@@ -595,11 +599,11 @@ export class MeshNode {
   #followSteps(now: Now, steps: readonly JoinStep[], answered?: Link): void {
     for (const step of steps) {
       if (step.kind === "dial") {
-        this.#emit({ kind: "dial", nodeId: step.nodeId, staticKey: step.staticKey, inviteId: step.inviteId });
+        this.#outbox.push({ kind: "dial", nodeId: step.nodeId, staticKey: step.staticKey, inviteId: step.inviteId });
       } else if (step.kind === "send") {
         this.#send(step.staticKey, step.message);
       } else if (step.kind === "progress") {
-        this.#emit({ kind: "joinProgress", text: step.text });
+        this.#outbox.push({ kind: "joinProgress", text: step.text });
       } else {
         this.#failJoin(step.failure);
       }
@@ -612,27 +616,37 @@ export class MeshNode {
     const membership = this.#membership;
     if (this.#join?.phase !== "syncing" || membership === undefined || membership.roster.size === 0) return;
     const { roster } = membership;
-    const isWhole = [...this.#gossip.links()].some((link) => link.hasSameRoster || (link.remoteCount > 0 && roster.size >= link.remoteCount));
+    const isWhole = [...this.#gossip.links()].some(
+      (link) => link.hasSameRoster || (link.remoteCount > 0 && roster.size >= link.remoteCount),
+    );
     if (!isWhole) return;
     if (!roster.state.byNode.has(toHex(this.#deps.identity.nodeId))) {
       const admission = this.#join.admission;
       const why = admission === undefined ? undefined : roster.state.voids.get(toHex(admission));
-      if (why !== undefined) this.#failJoin(failure(JoinCode.BAD_ROSTER, `the admission has no effect: ${why}`, "ask the admin for another token"));
+      if (why !== undefined)
+        this.#failJoin(
+          failure(JoinCode.BAD_ROSTER, `the admission has no effect: ${why}`, "ask the admin for another token"),
+        );
       return;
     }
     this.#join = undefined;
-    for (const statement of roster.statements()) this.#persist(statement);
     this.#refresh(now);
-    const self = this.self as Member;
-    this.#emit({ kind: "joinResult", result: { ok: true, member: self, network: this.networkName as string } });
+    const { self } = this;
+    if (self === undefined) {
+      return this.#failJoin(
+        failure(JoinCode.BAD_ROSTER, "the membership has expired", "ask the admin for another token"),
+      );
+    }
+    for (const statement of roster.statements()) this.#persist(statement);
+    this.#outbox.push({ kind: "joinResult", result: { ok: true, member: self, network: this.networkName as string } });
     this.#signEndpoints(now);
   }
 
   #failJoin(result: JoinFailure): void {
     this.#join = undefined;
     this.#membership = undefined;
-    for (const link of [...this.#gossip.links()]) this.#gossip.down(link.hex);
-    this.#emit({ kind: "joinResult", result });
+    for (const link of this.#gossip.links()) this.#gossip.down(link.hex);
+    this.#outbox.push({ kind: "joinResult", result });
   }
 
   // Roster
@@ -665,27 +679,29 @@ export class MeshNode {
       this.#refreshDueMs = now.nowMs + Math.min(3_600_000, Math.max(1, nextExpiryMs - now.wallMs));
     }
     if (changes === undefined) return;
-    this.#emit({ kind: "rosterChanged", ...changes });
+    this.#outbox.push({ kind: "rosterChanged", ...changes });
     for (const member of changes.removed) {
       const isSelf = equal(member.nodeId, this.#deps.identity.nodeId);
       const { reason, by } = membership.removalOf(member.nodeId);
-      this.#cache.remove(member.nodeId);
+      this.#reach.cache.remove(member.nodeId);
       this.#gossip.endpointsChanged();
-      this.#dialled.delete(toHex(member.staticKey));
       if (isSelf) {
         this.#isRemoved = true;
-        this.#emit({ kind: "selfRemoved", reason, by });
+        this.#outbox.push({ kind: "selfRemoved", reason, by });
       } else {
         this.#gossip.down(toHex(member.staticKey));
-        this.#emit({ kind: "dropPeer", staticKey: member.staticKey, nodeId: member.nodeId, reason });
+        this.#outbox.push({ kind: "dropPeer", staticKey: member.staticKey, nodeId: member.nodeId, reason });
       }
     }
     for (const member of [...changes.added, ...changes.changed]) {
       if (member.name !== member.requestedName) {
-        this.#log("warn", `the name "${member.requestedName}" was taken twice at once: one node is now called "${member.name}"`);
+        this.#outbox.log(
+          "warn",
+          `the name "${member.requestedName}" was taken twice at once: one node is now called "${member.name}"`,
+        );
       }
     }
-    this.#scheduleDial(now.nowMs);
+    this.#dialler.schedule(now.nowMs);
   }
 
   #handleLeaving(now: Now): void {
@@ -704,7 +720,7 @@ export class MeshNode {
 
   #finishLeaving(delivered: boolean): void {
     this.#leaving = undefined;
-    this.#emit({ kind: "left", delivered });
+    this.#outbox.push({ kind: "left", delivered });
   }
 
   // Peers
@@ -717,37 +733,17 @@ export class MeshNode {
     this.#gossip.compareSoon(now, link);
   }
 
-  #scheduleDial(atMs: number): void {
-    this.#dialDueMs = Math.min(this.#dialDueMs, atMs);
-  }
-
   #dialNeighbours(now: Now): void {
-    this.#dialDueMs = Number.POSITIVE_INFINITY;
-    if (this.#join !== undefined || this.#isRemoved || this.self === undefined) return;
-    const due = now.nowMs + REDIAL_MS * (0.9 + 0.2 * this.#deps.random.unit());
-    for (const { nodeId, staticKey } of this.#neighbours()) {
-      const hex = toHex(staticKey);
-      if (this.#gossip.link(hex) !== undefined) {
-        this.#dialled.delete(hex);
-        continue;
-      }
-      this.#scheduleDial(due);
-      const lastMs = this.#dialled.get(hex);
-      const isDue = lastMs === undefined || now.nowMs - lastMs >= REDIAL_MS * 0.9;
-      if (!isDue || this.candidates(nodeId, now.wallMs).length === 0) continue;
-      this.#dialled.set(hex, now.nowMs);
-      this.#emit({ kind: "dial", nodeId, staticKey, inviteId: undefined });
+    const neighbours = this.#isRemoved || this.self === undefined ? [] : this.#neighbours();
+    const isConnected = (hex: string): boolean => this.#gossip.link(hex) !== undefined;
+    const isReachable = (member: Member): boolean => this.candidates(member.nodeId, now.wallMs).length > 0;
+    for (const { nodeId, staticKey } of this.#dialler.due(now, neighbours, isConnected, isReachable)) {
+      this.#outbox.push({ kind: "dial", nodeId, staticKey, inviteId: undefined });
     }
   }
 
-  /** The next members in the ring of ids: every member has successors, so the neighbourhood graph is connected. */
   #neighbours(): Member[] {
-    const own = this.#deps.identity.nodeId;
-    const others = this.members().filter((member) => !equal(member.nodeId, own));
-    if (others.length <= NEIGHBOURS) return others;
-    others.sort((a, b) => compare(a.nodeId, b.nodeId));
-    const start = others.findIndex((member) => compare(member.nodeId, own) > 0);
-    return Array.from({ length: NEIGHBOURS }, (_, i) => others[(Math.max(0, start) + i) % others.length] as Member);
+    return neighboursOf(this.members(), this.#deps.identity.nodeId);
   }
 
   #isTrusted(staticHex: string): boolean {
@@ -763,38 +759,22 @@ export class MeshNode {
   // Endpoints
 
   #signEndpoints(now: Now): void {
-    this.#endpointsDueMs = Number.POSITIVE_INFINITY;
-    const self = this.self;
-    const networkId = this.networkId;
-    if (self === undefined || networkId === undefined || this.#ownEndpoints === undefined || this.#isRemoved) return;
-    const lifeMs = this.#options.endpointLifeMs;
-    const hlc = nextEndpointHlc(this.#cache.message(self.nodeId)?.hlc ?? 0, now.wallMs);
-    const usable = this.#ownEndpoints.filter((endpoint) => !this.#isOverlay(endpoint));
-    const message = signEndpoints(usable, hlc, Math.floor(now.wallMs + lifeMs), networkId, this.#deps.identity);
-    this.#cache.offer(message, now.wallMs);
-    this.#endpointsDueMs = now.nowMs + lifeMs * RENEW_AT * (0.9 + 0.2 * this.#deps.random.unit());
-    this.#gossip.announceEndpoints(now, message, undefined);
+    if (this.self === undefined || this.#isRemoved) {
+      this.#reach.renewDueMs = Number.POSITIVE_INFINITY;
+      return;
+    }
+    const message = this.#reach.signOwn(now);
+    if (message !== undefined) this.#gossip.announceEndpoints(now, message, undefined);
   }
 
-  #hint(nodeId: Uint8Array, endpoints: readonly Uint8Array[]): void {
-    const hex = toHex(nodeId);
-    this.#hints.delete(hex);
-    if (this.#hints.size >= MAX_HINTED_NODES) this.#hints.delete(this.#hints.keys().next().value as string);
-    this.#hints.set(hex, endpoints.slice(0, MAX_ENDPOINTS));
-  }
-
-  /** Overlay addresses never carry the underlay. */
-  #isOverlay(endpoint: Uint8Array): boolean {
-    const membership = this.#membership;
-    if (membership === undefined) return false;
-    if (!isIPv4Mapped(endpoint)) return equal(endpoint.subarray(0, 6), networkPrefix(membership.networkId).subarray(0, 6));
-    const prefix = membership.roster.genesis?.prefix;
-    return prefix !== undefined && overlaps(prefix, { base: readIpv4(endpoint, 12), bits: 32 });
+  #overlay(): { readonly networkId: Uint8Array; readonly ipv4: Ipv4Prefix | undefined } | undefined {
+    const roster = this.#membership?.roster;
+    return roster === undefined ? undefined : { networkId: roster.networkId, ipv4: roster.genesis?.prefix };
   }
 
   #tokenAdmins(now: Now): TokenAdmin[] {
     const own = this.#deps.identity.nodeId;
-    const admins: TokenAdmin[] = [{ nodeId: own, endpoints: this.#ownEndpoints ?? [] }];
+    const admins: TokenAdmin[] = [{ nodeId: own, endpoints: this.#reach.own }];
     for (const member of this.members()) {
       if (admins.length === MAX_TOKEN_ADMINS) break;
       if (equal(member.nodeId, own) || !member.roles.includes("admin")) continue;
@@ -808,33 +788,28 @@ export class MeshNode {
 
   #requireInside(): Membership {
     if (this.#membership !== undefined && this.self !== undefined) return this.#membership;
-    throw new WeftError("NOT_MEMBER", "this node is in no network", "create one (weft init NETWORK) or join one (weft up --join TOKEN)");
+    throw new WeftError(
+      "NOT_MEMBER",
+      "this node is in no network",
+      "create one (weft init NETWORK) or join one (weft up --join TOKEN)",
+    );
   }
 
   #requireOutside(): void {
     if (this.#membership?.self === undefined && this.#join === undefined) return;
-    throw new WeftError("ALREADY_MEMBER", `this node belongs to the network "${this.networkName ?? "?"}" already`, "leave it first: weft leave");
+    throw new WeftError(
+      "ALREADY_MEMBER",
+      `this node belongs to the network "${this.networkName ?? "?"}" already`,
+      "leave it first: weft leave",
+    );
   }
 
   #persist(statement: Statement): void {
-    this.#emit({ kind: "persistStatement", hash: statement.hash, bytes: statement.wire });
+    this.#outbox.push({ kind: "persistStatement", hash: statement.hash, bytes: statement.wire });
   }
 
   #send(staticKey: Uint8Array, message: ControlMessage, evenIfRemoved = false): void {
     if (this.#isRemoved && !evenIfRemoved) return;
-    if (this.#outputs.length - this.#outputAt >= MAX_OUTPUTS) {
-      this.counters.outputsDropped++;
-      return;
-    }
-    const nodeId = this.#nodeIdOf(toHex(staticKey));
-    this.#emit({ kind: "send", staticKey, nodeId, bytes: encodeControl(message) });
-  }
-
-  #log(level: "debug" | "info" | "warn", text: string): void {
-    this.#emit({ kind: "log", level, text });
-  }
-
-  #emit(output: MeshOutput): void {
-    this.#outputs.push(output);
+    this.#outbox.send(staticKey, this.#nodeIdOf(toHex(staticKey)), message);
   }
 }

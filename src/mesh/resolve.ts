@@ -112,7 +112,8 @@ export function resolve(entries: readonly Entry[], context: ResolveContext): Res
   for (const entry of entries) {
     if (entry.statement.body.kind === "revoke") continue;
     const by = removals.get(entry.statement.issuerHex);
-    if (by?.some((removal) => concurrent(removal, entry)) === true) voids.set(entry.statement.hashHex, "its issuer was removed");
+    if (by?.some((removal) => concurrent(removal, entry)) === true)
+      voids.set(entry.statement.hashHex, "its issuer was removed");
   }
   const invites = resolveInvites(entries, removals, voids);
   const chosen = chooseAdmissions(admissions, removals, voids);
@@ -132,7 +133,8 @@ function admissionsByNode(entries: readonly Entry[]): Map<string, Entry[]> {
   const out = new Map<string, Entry[]>();
   for (const entry of entries) {
     const body = entry.statement.body;
-    const node = body.kind === "admit" ? toHex(body.node) : body.kind === "genesis" ? entry.statement.issuerHex : undefined;
+    const node =
+      body.kind === "admit" ? toHex(body.node) : body.kind === "genesis" ? entry.statement.issuerHex : undefined;
     if (node !== undefined) append(out, node, entry);
   }
   return out;
@@ -148,7 +150,7 @@ function resolveRemovals(
   for (const revoke of revokes) {
     const issuer = revoke.statement.issuerHex;
     if (seniority.has(issuer)) continue;
-    const senior = [...(admissions.get(issuer) ?? [revoke])].sort(compareSeniority)[0];
+    const senior = (admissions.get(issuer) ?? [revoke]).toSorted(compareSeniority)[0];
     seniority.set(issuer, senior as Entry);
   }
   // entries are in (hlc, hash) order and the sort is stable, so revokes of one issuer stay in that order
@@ -229,7 +231,7 @@ function chooseAdmissions(
     }
     if (latest !== undefined) chosen.push(latest);
   }
-  return chosen.sort((a, b) => a.statement.hlc - b.statement.hlc || compare(a.statement.hash, b.statement.hash));
+  return chosen.toSorted((a, b) => a.statement.hlc - b.statement.hlc || compare(a.statement.hash, b.statement.hash));
 }
 
 interface Claim {
@@ -243,7 +245,12 @@ interface Claim {
   readonly expiresAtMs: number | undefined;
 }
 
-function settleClashes(chosen: readonly Entry[], genesis: GenesisBody, context: ResolveContext, voids: Map<string, string>): Member[] {
+function settleClashes(
+  chosen: readonly Entry[],
+  genesis: GenesisBody,
+  context: ResolveContext,
+  voids: Map<string, string>,
+): Member[] {
   const claims: Claim[] = [];
   const keys = new Set<string>();
   for (const { statement } of chosen) {

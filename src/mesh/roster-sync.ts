@@ -35,7 +35,8 @@ export function answerRanges(roster: Roster, lower: number, ranges: readonly Ran
   const out: ControlMessage[] = [];
   let from = lower;
   for (const range of ranges) {
-    if (!sameFingerprint(roster.fingerprint(from, range.upper), range)) out.push(...describeRange(roster, from, range.upper));
+    if (!sameFingerprint(roster.fingerprint(from, range.upper), range))
+      out.push(...describeRange(roster, from, range.upper));
     from = range.upper;
   }
   return out;
@@ -74,7 +75,7 @@ function describeRange(roster: Roster, lower: number, upper: number): ControlMes
 }
 
 function listsByHash(own: readonly Statement[], lower: number, upper: number): ControlMessage[] {
-  const sorted = [...own].sort((a, b) => compare(a.hash, b.hash));
+  const sorted = [...own].toSorted((a, b) => compare(a.hash, b.hash));
   const out: ControlMessage[] = [];
   for (let i = 0; i < sorted.length; i += LIST_SIZE) {
     const from = i === 0 ? FIRST_HASH : (sorted[i] as Statement).hash;
@@ -90,5 +91,12 @@ function listOf(
   from: Uint8Array,
   below: Uint8Array | undefined,
 ): ControlMessage {
-  return { type: "have", lower, upper, from, below, hashes: statements.slice(0, MAX_HASHES).map((statement) => statement.hash) };
+  return {
+    type: "have",
+    lower,
+    upper,
+    from,
+    below,
+    hashes: statements.slice(0, MAX_HASHES).map((statement) => statement.hash),
+  };
 }

@@ -10,7 +10,15 @@ import { createHash } from "node:crypto";
 import { toHex } from "../base/bytes.ts";
 import { nodeAddress } from "../crypto/node-id.ts";
 import type { MeshKeys } from "./keys.ts";
-import { type Admins, type Derived, type Entry, type InviteUse, type Resolution, isAncestor, resolve } from "./resolve.ts";
+import {
+  type Admins,
+  type Derived,
+  type Entry,
+  type InviteUse,
+  type Resolution,
+  isAncestor,
+  resolve,
+} from "./resolve.ts";
 import {
   type GenesisBody,
   HASH_BYTES,
@@ -145,8 +153,11 @@ export class Roster {
    * At most MAX_PARENTS parents for a statement to be signed now: the latest heads, and always descendants of (or themselves) `required`.
    * @returns with the lowest clock that is above all of them
    */
-  parentsFor(required: readonly Uint8Array[], wallMs: number): { readonly parents: readonly Uint8Array[]; readonly hlc: number } {
-    const heads = [...this.#heads].sort((a, b) => compareStatements(b.statement, a.statement));
+  parentsFor(
+    required: readonly Uint8Array[],
+    wallMs: number,
+  ): { readonly parents: readonly Uint8Array[]; readonly hlc: number } {
+    const heads = [...this.#heads].toSorted((a, b) => compareStatements(b.statement, a.statement));
     const chosen = heads.slice(0, MAX_PARENTS);
     const needed = required.map((hash) => this.#entries.get(toHex(hash)) as Entry);
     let replaceable = chosen.length - 1;
@@ -176,7 +187,9 @@ export class Roster {
   fingerprint(lower: number, upper: number): { readonly count: number; readonly fingerprint: Uint8Array } {
     const [from, to] = this.#span(lower, upper);
     const hashes = this.#sortedHashes();
-    const digest = createHash("sha256").update(hashes.subarray(from * HASH_BYTES, to * HASH_BYTES)).digest();
+    const digest = createHash("sha256")
+      .update(hashes.subarray(from * HASH_BYTES, to * HASH_BYTES))
+      .digest();
     return { count: to - from, fingerprint: digest.subarray(0, 16) };
   }
 
@@ -248,13 +261,15 @@ export class Roster {
     const adminUntil = adminsBefore.get(statement.issuerHex);
     const isAdmin = adminUntil !== undefined && wallFromHlc(statement.hlc) <= adminUntil;
     if (!isAdminKind(statement)) {
-      const wasAdmitted = this.#admissions.get(statement.issuerHex)?.some((admission) => isAncestor(admission, entry)) === true;
+      const wasAdmitted =
+        this.#admissions.get(statement.issuerHex)?.some((admission) => isAncestor(admission, entry)) === true;
       if (!wasAdmitted) return Refusal.NOT_AUTHORISED;
       const over = (this.#memberIssued.get(statement.issuerHex) ?? 0) >= MEMBER_QUOTA;
       return over && !isAdmin ? Refusal.ISSUER_QUOTA : undefined;
     }
     if (!isAdmin) return Refusal.NOT_AUTHORISED;
-    const invite = statement.body.kind === "admit" || statement.body.kind === "revoke" ? statement.body.invite : undefined;
+    const invite =
+      statement.body.kind === "admit" || statement.body.kind === "revoke" ? statement.body.invite : undefined;
     if (invite === undefined) return undefined;
     const inviteEntry = this.#entries.get(toHex(invite));
     if (inviteEntry?.statement.body.kind !== "invite" || !isAncestor(inviteEntry, entry)) return Refusal.UNKNOWN_INVITE;
@@ -274,10 +289,13 @@ export class Roster {
   /** Asked for every entry as it is judged, so the walk down ends after one step except for the first child of a merge. */
   #adminsAfter(entry: Entry): Admins {
     if (entry.adminsAfter === undefined) {
-      if (entry.parents.length > 0 && !entry.touchesAdmins) entry.adminsAfter = this.#adminsAfter(this.#sorted[0] as Entry);
+      if (entry.parents.length > 0 && !entry.touchesAdmins)
+        entry.adminsAfter = this.#adminsAfter(this.#sorted[0] as Entry);
       else if (entry.parents.length === 1) {
         const before = this.#adminsAfter(entry.parents[0] as Entry);
-        entry.adminsAfter = mayChangeAdmins(entry.statement, before) ? this.#resolve(this.#ancestry(entry, true)).admins : before;
+        entry.adminsAfter = mayChangeAdmins(entry.statement, before)
+          ? this.#resolve(this.#ancestry(entry, true)).admins
+          : before;
       } else entry.adminsAfter = this.#resolve(this.#ancestry(entry, true)).admins;
     }
     return entry.adminsAfter;
@@ -288,7 +306,11 @@ export class Roster {
   }
 
   #resolve(entries: readonly Entry[]): Resolution {
-    return resolve(entries, { networkId: this.networkId, maxMembers: this.#maxMembers, derive: (nodeId) => this.#derive(nodeId) });
+    return resolve(entries, {
+      networkId: this.networkId,
+      maxMembers: this.#maxMembers,
+      derive: (nodeId) => this.#derive(nodeId),
+    });
   }
 
   #derive(nodeId: Uint8Array): Derived {

@@ -13,7 +13,17 @@
 import { createHash } from "node:crypto";
 import { compare, concat, equal, toHex } from "../base/bytes.ts";
 import { type Ipv4Prefix, ipv4Bytes, readIpv4 } from "./addresses.ts";
-import { type Cbor, type CborMap, asBytes, asListOf, asMap, asText, asUint, decodeCanonicalCbor, encodeCbor } from "./cbor.ts";
+import {
+  type Cbor,
+  type CborMap,
+  asBytes,
+  asListOf,
+  asMap,
+  asText,
+  asUint,
+  decodeCanonicalCbor,
+  encodeCbor,
+} from "./cbor.ts";
 import { type MeshKeys, SignKind, type Signer } from "./keys.ts";
 import { ROLES, type Role } from "./types.ts";
 
@@ -145,13 +155,14 @@ export function signStatement(fields: StatementFields, signer: Signer): Uint8Arr
   const payload = encodeCbor({
     network,
     issuer: signer.nodeId,
-    parents: [...fields.parents].sort(compare),
+    parents: [...fields.parents].toSorted(compare),
     hlc: fields.hlc,
     kind: fields.kind,
     body: fields.body,
   });
   const wire = concat(signer.sign(SignKind.STATEMENT, network, payload), payload);
-  if (wire.length > MAX_STATEMENT_BYTES) throw new RangeError(`statement of ${wire.length} bytes, at most ${MAX_STATEMENT_BYTES} fit`);
+  if (wire.length > MAX_STATEMENT_BYTES)
+    throw new RangeError(`statement of ${wire.length} bytes, at most ${MAX_STATEMENT_BYTES} fit`);
   return wire;
 }
 
@@ -167,7 +178,7 @@ export function statementHash(wire: Uint8Array): Uint8Array {
 export function openStatement(wire: Uint8Array, networkId: Uint8Array, keys: MeshKeys): Statement | Refusal {
   if (wire.length > MAX_STATEMENT_BYTES) return Refusal.TOO_LONG;
   if (wire.length <= SIGNATURE_BYTES) return Refusal.MALFORMED;
-  const copy = wire.slice();
+  const copy = new Uint8Array(wire);
   const payload = copy.subarray(SIGNATURE_BYTES);
   const map = asMap(decodeCanonicalCbor(payload, MAX_STATEMENT_BYTES));
   if (map === undefined || Object.keys(map).length !== 6) return Refusal.MALFORMED;
@@ -177,7 +188,8 @@ export function openStatement(wire: Uint8Array, networkId: Uint8Array, keys: Mes
   const hlc = asUint(map["hlc"], MAX_HLC);
   const kind = asText(map["kind"], MAX_KIND_CHARACTERS);
   const rawBody = asMap(map["body"]);
-  if (network === undefined || issuer === undefined || parents === undefined || hlc === undefined) return Refusal.MALFORMED;
+  if (network === undefined || issuer === undefined || parents === undefined || hlc === undefined)
+    return Refusal.MALFORMED;
   if (kind === undefined || kind === "" || rawBody === undefined) return Refusal.MALFORMED;
   for (let i = 1; i < parents.length; i++) {
     if (compare(parents[i - 1] as Uint8Array, parents[i] as Uint8Array) >= 0) return Refusal.MALFORMED;
@@ -185,12 +197,14 @@ export function openStatement(wire: Uint8Array, networkId: Uint8Array, keys: Mes
   const isGenesis = kind === "genesis";
   if (isGenesis !== (parents.length === 0)) return Refusal.MALFORMED;
   const hash = statementHash(copy);
-  if (isGenesis ? !equal(hash, networkId) || !equal(network, NO_NETWORK) : !equal(network, networkId)) return Refusal.FOREIGN;
+  if (isGenesis ? !equal(hash, networkId) || !equal(network, NO_NETWORK) : !equal(network, networkId))
+    return Refusal.FOREIGN;
   const body = readBody(kind, rawBody);
   if (body === undefined) return Refusal.MALFORMED;
   if (body.kind === "genesis" && keys.staticKeyOf(issuer) === undefined) return Refusal.BAD_KEY;
   if (body.kind === "admit" && keys.staticKeyOf(body.node) === undefined) return Refusal.BAD_KEY;
-  if (!keys.verify(issuer, SignKind.STATEMENT, network, payload, copy.subarray(0, SIGNATURE_BYTES))) return Refusal.BAD_SIGNATURE;
+  if (!keys.verify(issuer, SignKind.STATEMENT, network, payload, copy.subarray(0, SIGNATURE_BYTES)))
+    return Refusal.BAD_SIGNATURE;
   return { hash, hashHex: toHex(hash), wire: copy, issuer, issuerHex: toHex(issuer), parents, hlc, kind, body };
 }
 
@@ -265,7 +279,8 @@ function readInvite(map: CborMap): InviteBody | undefined {
   const uses = asUint(map["uses"], MAX_INVITE_USES);
   const expiresAtMs = asUint(map["expires"]);
   const grants = readGrants(map);
-  if (key === undefined || uses === undefined || uses < 1 || expiresAtMs === undefined || grants === undefined) return undefined;
+  if (key === undefined || uses === undefined || uses < 1 || expiresAtMs === undefined || grants === undefined)
+    return undefined;
   return { kind: "invite", key, uses, expiresAtMs, ...grants };
 }
 

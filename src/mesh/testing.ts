@@ -168,7 +168,7 @@ export class TestWorld {
   }
 
   #drain(): void {
-    for (let busy = true; busy; ) {
+    for (let busy = true; busy;) {
       busy = false;
       for (const node of this.nodes) {
         for (let output = node.mesh.pollOutput(); output !== undefined; output = node.mesh.pollOutput()) {

@@ -145,19 +145,39 @@ export interface PeerHello {
 
 export type MeshOutput =
   /** Send one control message (inner kind 2) to that peer; dropped silently when it has no session. At most 1,200 bytes. */
-  | { readonly kind: "send"; readonly staticKey: Uint8Array; readonly nodeId: Uint8Array | undefined; readonly bytes: Uint8Array }
+  | {
+      readonly kind: "send";
+      readonly staticKey: Uint8Array;
+      readonly nodeId: Uint8Array | undefined;
+      readonly bytes: Uint8Array;
+    }
   /** Write to the store; `hash` (32 bytes) is the key. Statements are never deleted. */
   | { readonly kind: "persistStatement"; readonly hash: Uint8Array; readonly bytes: Uint8Array }
   /** Members in `removed` lose their sessions by the dropPeer that follows. A provisional peer found in `added` is a member now. */
-  | { readonly kind: "rosterChanged"; readonly added: readonly Member[]; readonly removed: readonly Member[]; readonly changed: readonly Member[] }
+  | {
+      readonly kind: "rosterChanged";
+      readonly added: readonly Member[];
+      readonly removed: readonly Member[];
+      readonly changed: readonly Member[];
+    }
   /** candidates(nodeId) has changed. */
   | { readonly kind: "endpointsChanged"; readonly nodeId: Uint8Array }
   /** Open a session (single-flight; candidates() has the addresses). `inviteId` (8 bytes) goes into the handshake while joining. */
-  | { readonly kind: "dial"; readonly nodeId: Uint8Array; readonly staticKey: Uint8Array; readonly inviteId: Uint8Array | undefined }
+  | {
+      readonly kind: "dial";
+      readonly nodeId: Uint8Array;
+      readonly staticKey: Uint8Array;
+      readonly inviteId: Uint8Array | undefined;
+    }
   | { readonly kind: "joinProgress"; readonly text: string }
   | { readonly kind: "joinResult"; readonly result: JoinResult }
   /** Drop its sessions and keys at once. */
-  | { readonly kind: "dropPeer"; readonly staticKey: Uint8Array; readonly nodeId: Uint8Array | undefined; readonly reason: string }
+  | {
+      readonly kind: "dropPeer";
+      readonly staticKey: Uint8Array;
+      readonly nodeId: Uint8Array | undefined;
+      readonly reason: string;
+    }
   /** The peer said good-bye: it is stopping, not failing. */
   | { readonly kind: "peerStopping"; readonly staticKey: Uint8Array; readonly nodeId: Uint8Array | undefined }
   /** This node is no member any more; `by` is undefined when it left by itself. */
@@ -168,7 +188,13 @@ export type MeshOutput =
 
 export type JoinResult =
   | { readonly ok: true; readonly member: Member; readonly network: string }
-  | { readonly ok: false; readonly code: JoinCode; readonly text: string; readonly remedy: string; readonly details: Readonly<Record<string, string | number>> };
+  | {
+      readonly ok: false;
+      readonly code: JoinCode;
+      readonly text: string;
+      readonly remedy: string;
+      readonly details: Readonly<Record<string, string | number>>;
+    };
 
 /** Everything counted; all values only grow. */
 export interface MeshCounters {

@@ -1,7 +1,5 @@
-/** The real clock and generator, which protocols get as arguments; tests pass their own. */
-import { getRandomValues, randomBytes } from "node:crypto";
+/** The real clock and timers; tests pass their own. */
 import type { Now } from "../base/clock.ts";
-import type { Random } from "../base/random.ts";
 
 export interface Clock {
   now(): Now;
@@ -18,12 +16,4 @@ export const systemClock: Clock = {
     const timer = setTimeout(action, Math.min(LONGEST_TIMER_MS, Math.max(0, Math.ceil(atMs - performance.now()))));
     return () => clearTimeout(timer);
   },
-};
-
-const word = new Uint32Array(1);
-
-export const systemRandom: Random = {
-  bytes: (length) => new Uint8Array(randomBytes(length)),
-  u32: () => getRandomValues(word)[0] as number,
-  unit: () => (getRandomValues(word)[0] as number) / 2 ** 32,
 };

@@ -6,11 +6,9 @@
  * Changes are coalesced: at most one `ip -batch -` runs, and the next one carries the difference to what is wanted by then.
  */
 import type { Logger } from "../base/log.ts";
+import { innerPayloadBytes } from "../wire/data.ts";
 import { runProgram } from "./run-program.ts";
 
-/** Bytes around an inner IP packet: outer IP, UDP 8, data header 16, inner header 4, tag 16. */
-export const OVERHEAD_IPV4_BYTES = 64;
-export const OVERHEAD_IPV6_BYTES = 84;
 const MIN_IPV6_MTU_BYTES = 1280;
 const MIN_IPV4_MTU_BYTES = 576;
 
@@ -27,7 +25,7 @@ export interface InterfacePlan {
 
 /** Overlay MTU of a path. @param family of the underlay */
 export function overlayMtu(underlayMtuBytes: number, family: 4 | 6): number {
-  return Math.max(MIN_IPV4_MTU_BYTES, underlayMtuBytes - (family === 4 ? OVERHEAD_IPV4_BYTES : OVERHEAD_IPV6_BYTES));
+  return Math.max(MIN_IPV4_MTU_BYTES, innerPayloadBytes(underlayMtuBytes, family));
 }
 
 type RunIp = (args: readonly string[], input: string) => Promise<string>;

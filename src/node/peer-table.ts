@@ -1,13 +1,15 @@
 /**
- * Slots of the data plane and who holds them: every member (up to the plane's limit) and, while they join, nodes that have shown a live
- * invite. At most 64 joiners at a time, 5 s each without proof; a slot given back is reused last, so that a late event about its
- * former holder meets an empty slot. Peers are found by static key, because a joiner has nothing else.
+ * Slots of the data plane and who holds them: every member (up to the plane's limit) and, while they join, nodes that have shown an
+ * invite of this network. At most 64 joiners at a time, 30 s each (the session itself gives up on one that proves nothing after 5 s);
+ * a slot given back is reused last, so that a late event about its former holder meets an empty slot. Peers are found by static key,
+ * because a joiner has nothing else.
  */
 import { toHex } from "../base/bytes.ts";
 import type { Member } from "../mesh/types.ts";
 
 export const MAX_PROVISIONAL = 64;
-const PROVISIONAL_LIFE_MS = 5000;
+/** Time a joiner has for handshake, request and admission. */
+const PROVISIONAL_LIFE_MS = 30_000;
 
 export class PeerRecord {
   readonly slot: number;
@@ -31,10 +33,6 @@ export class PeerRecord {
   /** Active path as the plane last said; endpoint is 18 bytes. */
   endpoint: Uint8Array | undefined;
   pathMtuBytes = 0;
-  /** When to dial again; Infinity = only on demand. */
-  redialAtMs: number = Infinity;
-  /** Consecutive dials that failed. */
-  failures = 0;
 
   constructor(slot: number, nodeId: Uint8Array, staticKey: Uint8Array, firstEpochId: number) {
     this.slot = slot;

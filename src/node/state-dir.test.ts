@@ -3,7 +3,8 @@ import { chmodSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, wr
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
-import { systemRandom } from "./clock.ts";
+import { Identity } from "../crypto/identity.ts";
+import { systemRandom } from "./random.ts";
 import { StateDirectory, writeFileDurably } from "./state-dir.ts";
 
 const root = mkdtempSync(join(tmpdir(), "weft-state-"));
@@ -15,7 +16,8 @@ test("directory and identity are private, and the identity comes back the same",
   const path = fresh();
   const state = new StateDirectory(path);
   assert.equal(state.readIdentity(), undefined);
-  const made = state.createIdentity(systemRandom);
+  const made = Identity.generate(systemRandom);
+  state.writeIdentity(made);
   assert.equal(statSync(path).mode & 0o777, 0o700);
   assert.equal(statSync(state.identityFile).mode & 0o777, 0o600);
   assert.deepEqual(state.readIdentity()?.nodeId, made.nodeId);
@@ -36,14 +38,14 @@ test("a second user of a state directory is told so, until the first lets go", (
 
 test("a damaged identity is an error that leaves the file as it is", () => {
   const state = new StateDirectory(fresh());
-  state.createIdentity(systemRandom);
+  state.writeIdentity(Identity.generate(systemRandom));
   const sound = readFileSync(state.identityFile, "utf8");
   const seed = sound.indexOf("seed ") + 10;
   const damages = ["", "\0".repeat(100), sound.slice(0, -20), `${sound.slice(0, seed)}${sound[seed] === "a" ? "b" : "a"}${sound.slice(seed + 1)}`, "x".repeat(10_000)];
   for (const damage of damages) {
     writeFileSync(state.identityFile, damage);
     assert.throws(() => state.readIdentity(), { code: "IDENTITY_DAMAGED", message: /left as it is/ });
-    assert.throws(() => state.createIdentity(systemRandom), { code: "IDENTITY_EXISTS" });
+    assert.throws(() => state.writeIdentity(Identity.generate(systemRandom)), { code: "IDENTITY_EXISTS" });
     assert.equal(readFileSync(state.identityFile, "utf8"), damage);
   }
   state.close();
@@ -51,7 +53,7 @@ test("a damaged identity is an error that leaves the file as it is", () => {
 
 test("an identity others may read is refused", () => {
   const state = new StateDirectory(fresh());
-  state.createIdentity(systemRandom);
+  state.writeIdentity(Identity.generate(systemRandom));
   chmodSync(state.identityFile, 0o644);
   assert.throws(() => state.readIdentity(), { code: "IDENTITY_UNSAFE", remedy: /chmod 600/ });
   state.close();

@@ -7,9 +7,8 @@
 import { closeSync, constants, fchmodSync, fsyncSync, lstatSync, mkdirSync, openSync, readFileSync, renameSync, rmSync, statSync, writeSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { WeftError } from "../base/errors.ts";
-import type { Random } from "../base/random.ts";
 import { decodeIdentityFile, encodeIdentityFile } from "../crypto/identity-file.ts";
-import { Identity } from "../crypto/identity.ts";
+import type { Identity } from "../crypto/identity.ts";
 import { lockFile } from "../sys/process.ts";
 import type { FileLock } from "../sys/process.ts";
 
@@ -47,8 +46,15 @@ export class StateDirectory {
     this.#lock = lock;
   }
 
-  get databaseFile(): string {
-    return join(this.path, "weft.db");
+  /** Path of the database, made empty with mode 0600 when it is missing; SQLite gives its side files the same mode. */
+  prepareDatabase(): string {
+    const file = join(this.path, "weft.db");
+    try {
+      closeSync(openSync(file, constants.O_RDWR | constants.O_CREAT, 0o600));
+    } catch (cause) {
+      throw denied(`cannot open ${file}`, cause);
+    }
+    return file;
   }
 
   get identityFile(): string {
@@ -79,14 +85,12 @@ export class StateDirectory {
     }
   }
 
-  /** Makes and stores a fresh identity. @throws WeftError IDENTITY_EXISTS when there is one, whatever its state */
-  createIdentity(random: Random): Identity {
+  /** @throws WeftError IDENTITY_EXISTS when there is one, whatever its state */
+  writeIdentity(identity: Identity): void {
     if (lstatSync(this.identityFile, { throwIfNoEntry: false }) !== undefined) {
       throw new WeftError("IDENTITY_EXISTS", `${this.identityFile} is there already`, "choose another state directory with --state");
     }
-    const identity = Identity.generate(random);
     writeFileDurably(this.identityFile, encodeIdentityFile(identity), 0o600);
-    return identity;
   }
 
   /** Gives the lock back. */

@@ -3,7 +3,7 @@ import { test } from "node:test";
 import fc from "fast-check";
 import { compare, toHex } from "../base/bytes.ts";
 import type { Mutation } from "./store.ts";
-import { OWN_TIMESTAMP_KEY, Timestamps } from "./timestamps.ts";
+import { OWN_TIMESTAMP_KEY, StoredTimestamps } from "./timestamps.ts";
 
 /** Keeps what a disk would; `lose` drops the writes of the last moment. */
 class FakeStore {
@@ -17,8 +17,8 @@ class FakeStore {
       if (mutation.kind === "timestamp") this.peers.set(toHex(mutation.key), { key: mutation.key, value: mutation.value });
     }
   };
-  open(): Timestamps {
-    return new Timestamps({ persist: this.persist }, { highWater: this.highWater, peers: [...this.peers.values()] });
+  open(): StoredTimestamps {
+    return new StoredTimestamps({ persist: this.persist }, { highWater: this.highWater, peers: [...this.peers.values()] });
   }
 }
 
@@ -52,7 +52,7 @@ test("the newest accepted timestamp of a peer survives a restart once it is flus
   const timestamps = store.open();
   const key = new Uint8Array(32).fill(1);
   const value = new Uint8Array(12).fill(9);
-  timestamps.accept(key, value, 100, 1_700_000_000_000);
+  timestamps.accept(key, value, { nowMs: 100, wallMs: 1_700_000_000_000 });
   assert.deepEqual(timestamps.last(key), value);
   timestamps.handleTimeout(timestamps.nextTimeout());
   assert.equal(timestamps.nextTimeout(), Infinity);

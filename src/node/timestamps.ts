@@ -4,8 +4,10 @@
  * accepted one per static key is kept, written together every few seconds.
  * The 12-byte form is that of session/handshake.ts.
  */
+import type { Now } from "../base/clock.ts";
 import { compare, toHex } from "../base/bytes.ts";
 import { encodeTimestamp, nextTimestamp, TIMESTAMP_BYTES, timestampWallMs } from "../session/handshake.ts";
+import type { Timestamps } from "../session/sessions.ts";
 import type { Mutation } from "./store.ts";
 
 export const OWN_TIMESTAMP_KEY = "timestamp-high-water";
@@ -14,7 +16,7 @@ const RESERVE_MS = 60_000;
 const FLUSH_MS = 2000;
 const MAX_REMEMBERED = 65_536;
 
-export class Timestamps {
+export class StoredTimestamps implements Timestamps {
   readonly #persist: (mutations: readonly Mutation[]) => void;
   readonly #peers = new Map<string, Uint8Array>();
   readonly #unsaved = new Map<string, { readonly key: Uint8Array; readonly value: Uint8Array; readonly atMs: number }>();
@@ -50,14 +52,14 @@ export class Timestamps {
   }
 
   /** The caller has verified it and found it newer than last(). */
-  accept(staticKey: Uint8Array, value: Uint8Array, nowMs: number, wallMs: number): void {
+  accept(staticKey: Uint8Array, value: Uint8Array, now: Now): void {
     const key = toHex(staticKey);
     this.#peers.delete(key);
     if (this.#peers.size >= MAX_REMEMBERED) this.#peers.delete(this.#peers.keys().next().value as string);
     const copy = Uint8Array.from(value);
     this.#peers.set(key, copy);
-    if (this.#unsaved.size < MAX_REMEMBERED) this.#unsaved.set(key, { key: Uint8Array.from(staticKey), value: copy, atMs: wallMs });
-    this.#flushAtMs = Math.min(this.#flushAtMs, nowMs + FLUSH_MS);
+    if (this.#unsaved.size < MAX_REMEMBERED) this.#unsaved.set(key, { key: Uint8Array.from(staticKey), value: copy, atMs: now.wallMs });
+    this.#flushAtMs = Math.min(this.#flushAtMs, now.nowMs + FLUSH_MS);
   }
 
   nextTimeout(): number {

@@ -12,14 +12,14 @@ export class TokenBucket {
     this.#tokens = burst;
   }
 
-  /** Takes `count` tokens or none. */
-  take(nowMs: number, count: number): boolean {
+  /** Takes one token. @param reserve tokens that must remain afterwards, for what matters more @returns false when it may not */
+  take(nowMs: number, reserve: number = 0): boolean {
     if (this.#atMs >= 0 && nowMs > this.#atMs) {
       this.#tokens = Math.min(this.#burst, this.#tokens + ((nowMs - this.#atMs) * this.#perSecond) / 1000);
     }
     if (nowMs > this.#atMs) this.#atMs = nowMs;
-    if (this.#tokens < count) return false;
-    this.#tokens -= count;
+    if (this.#tokens < 1 + reserve) return false;
+    this.#tokens -= 1;
     return true;
   }
 }

@@ -7,7 +7,7 @@ const AVERAGE_PACKETS = 128;
 const WINDOW_PACKETS = 32;
 const FAILING_RATIO = 0.3;
 /** One probe says as much as this many packets: an idle path has nothing else to go by. */
-const PROBE_WEIGHT = 8;
+const PROBE_WEIGHT = 16;
 
 export class LossMeter {
   /** 0–1. */

@@ -7,7 +7,8 @@ import { endpointToBytes, parseEndpoint } from "../base/endpoint.ts";
 import { SeededRandom } from "../base/random.ts";
 import { Slab } from "../base/slab.ts";
 import { InnerKind, outerPacketBytes } from "../wire/data.ts";
-import { PeerPaths, type PathSink } from "./peer-paths.ts";
+import type { PathSink } from "./path-set.ts";
+import { PeerPaths } from "./peer-paths.ts";
 
 export function endpoint(text: string): Uint8Array {
   return endpointToBytes(parseEndpoint(text)!);
@@ -204,7 +205,7 @@ export class World {
       payload,
       counter,
       epochId: from.epochId,
-      datagramBytes: ipBytes - 28,
+      datagramBytes: ipBytes - (to[0] === 0 ? 28 : 48),
       from: over === undefined ? to : toA ? over.b.slice() : over.a.slice(),
     };
     if (this.tap !== undefined && !this.tap(datagram, toA)) return;

@@ -67,7 +67,8 @@ export interface PathFigures {
 }
 
 export class Path {
-  /** Slab offset of its name block, for life. */
+  /** Place in the set and slab offset of its name block, both for life. */
+  readonly slot: number;
   readonly name: number;
   used = false;
   /** Our number of it on the wire, 1–65535. */
@@ -93,6 +94,8 @@ export class Path {
   probation = 0;
   failures = 0;
   failedMs: number = -Infinity;
+  /** When data coming in on it while it was dead last made us ask it. */
+  wokenMs: number = -Infinity;
   /** The peer has our id of this path (it answered a probe of this session), so it can report. */
   announced = false;
 
@@ -125,13 +128,16 @@ export class Path {
   reportedCounter = -1;
   reportedAtMs = -1;
   echoUsedUs = 0;
+  /** When heavy loss last had consequences. */
+  lossActedMs: number = -Infinity;
 
   readonly rtt: RttEstimator = new RttEstimator();
   readonly loss: LossMeter = new LossMeter();
   readonly rate: RateEstimator = new RateEstimator();
   readonly mtu: PathMtu = new PathMtu();
 
-  constructor(name: number) {
+  constructor(slot: number, name: number) {
+    this.slot = slot;
     this.name = name;
   }
 
@@ -153,6 +159,7 @@ export class Path {
     this.probation = 0;
     this.failures = 0;
     this.failedMs = -Infinity;
+    this.wokenMs = -Infinity;
     this.announced = false;
     this.remoteId = 0;
     this.highestEpoch = 0;
@@ -171,6 +178,7 @@ export class Path {
     this.lastProvenMs = -1;
     this.elsewhere = 0;
     this.echoUsedUs = 0;
+    this.lossActedMs = -Infinity;
     this.restartReports();
     this.rtt.reset();
     this.loss.reset();
@@ -186,6 +194,12 @@ export class Path {
     this.elsewhere = 0;
     this.loss.restart();
     this.rate.restart();
+  }
+
+  /** The peer's clock came with a message on this path; the next report echoes it. @param peerUs u32 that wraps */
+  noteTimestamp(nowMs: number, peerUs: number): void {
+    this.peerTimestampUs = peerUs;
+    this.peerTimestampAtMs = nowMs;
   }
 
   /** May carry data by choice: proven, not in doubt, not on probation. */

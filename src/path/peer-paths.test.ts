@@ -14,11 +14,12 @@ test("round trip and jitter converge on a steady link, in both directions", () =
   const world = new World([link("10.0.0.1:1", "10.0.0.2:1", 25)]);
   world.connect();
   world.every(10, () => world.a.sendData());
-  world.pass(10_000);
+  world.pass(120_000);
   for (const end of [world.a, world.b]) {
-    assert.ok(Math.abs(end.paths.rttMs - 50) < 2, `rtt ${end.paths.rttMs}`);
-    assert.ok(end.paths.jitterMs < 5);
-    assert.ok(Math.abs(end.paths.rttP95Ms - 50) < 5);
+    const [figures] = end.paths.figures();
+    assert.ok(Math.abs(end.paths.rttMs - 50) < 1, `rtt ${end.paths.rttMs}`);
+    assert.ok(figures!.jitterMs < 1, `jitter ${figures!.jitterMs}`);
+    assert.ok(Math.abs(figures!.rttP95Ms - 50) < 1);
     assert.equal(end.paths.lossRatio < 0.01, true);
   }
 });
@@ -72,6 +73,23 @@ test("the peer's moving is followed one round trip after its first packet from t
   assert.ok(answeredMs > 0 && movedMs >= answeredMs, "only after the answer");
   assert.ok(movedMs - firstSeenMs <= 40 + 1, `moved ${movedMs - firstSeenMs} ms after the first packet`);
   assert.equal(world.b.paths.counters.roams, 1);
+});
+
+test("a peer that keeps moving between two addresses is followed each time within a second", () => {
+  const world = new World([link("10.0.0.1:1", "10.0.0.2:1", 20)]);
+  world.connect();
+  world.every(5, () => world.a.sendData());
+  world.every(5, () => world.b.sendData());
+  world.pass(3_000);
+  const homes = [world.links[0]!.a, endpoint("192.0.2.99:7")];
+  for (let i = 1; i <= 10; i++) {
+    world.links[0]!.a = homes[i % 2]!;
+    world.a.paths.addressesChanged(world.nowMs);
+    const fromMs = world.nowMs;
+    world.run(fromMs + 1_000, () => hex(world.b.activeRemote) === hex(homes[i % 2]!));
+    assert.ok(world.nowMs - fromMs < 1_000, `move ${i} took ${world.nowMs - fromMs} ms`);
+    world.pass(3_000 - (world.nowMs - fromMs));
+  }
 });
 
 test("a peer that moves while nothing is sent is found again without data", () => {
@@ -182,7 +200,8 @@ for (const [delay1, delay2] of [
 
 test("a path that fails in one direction only is left too", () => {
   const result = blackhole(10, 15, true);
-  assert.ok(result.movedMs > 0 && result.movedMs <= result.boundMs + result.intervalMs + 2, JSON.stringify(result));
+  // The last report leaves up to an interval after the last data that it covers came in.
+  assert.ok(result.movedMs > 0 && result.movedMs <= result.boundMs + 2 * result.intervalMs + 2, JSON.stringify(result));
 });
 
 test("after the better path is back traffic returns to it, and the return loses nothing", () => {
@@ -255,7 +274,7 @@ test("with a single path a black hole keeps it active, and it works again when t
   world.links[0]!.lossToB = 1;
   world.pass(20_000);
   assert.equal(hex(world.a.activeRemote), hex(world.links[0]!.b));
-  assert.equal(stateOf(world.a, world.links[0]!.b), PathState.DEAD);
+  assert.notEqual(stateOf(world.a, world.links[0]!.b), PathState.ALIVE);
   world.links[0]!.lossToA = 0;
   world.links[0]!.lossToB = 0;
   world.pass(2_500);
@@ -321,7 +340,7 @@ test("a spray of sources keeps at most eight paths, the active one among them, a
   world.connect();
   world.every(10, () => world.a.sendData());
   world.pass(3_000);
-  const target = hex(world.b.activeRemote);
+  const genuine = world.links.map((known) => hex(known.a));
   const probesBefore = world.b.paths.counters.probesSent;
   const startMs = world.nowMs;
   let sprayed = 0;
@@ -338,7 +357,7 @@ test("a spray of sources keeps at most eight paths, the active one among them, a
     world.b.receive(datagram);
     sprayed++;
     assert.ok(world.b.paths.figures().length <= 8);
-    assert.equal(hex(world.b.activeRemote), target);
+    assert.ok(genuine.includes(hex(world.b.activeRemote)));
     return sprayed < 5_000;
   });
   world.pass(6_000);
@@ -415,7 +434,7 @@ test("an idle peer is left alone after half a minute, and asked again with the f
   world.a.sendData();
   world.pass(300);
   assert.ok(
-    world.a.emitted.slice(-10).some((message) => message.kind === InnerKind.PROBE && message.atMs > world.nowMs - 300),
+    world.a.emitted.slice(-10).some((message) => message.kind === InnerKind.PROBE && message.atMs >= world.nowMs - 300),
   );
 });
 
@@ -455,6 +474,9 @@ test("a peer that forgot everything is measured again after the next handshake, 
   world.pass(5_000);
   world.b.paths.close();
   world.b.paths = world.b.makePaths(1500);
+  world.b.sessionUp = false;
+  world.pass(200);
+  world.b.sessionUp = true;
   world.a.epochId = 2;
   world.b.epochId = 2;
   world.connect();
@@ -526,4 +548,95 @@ test("an on-demand probe is answered under its own number", () => {
   assert.equal(world.a.paths.lastAckId, id);
   assert.ok(Math.abs(world.a.paths.lastAckRttMs - 60) < 0.001);
   assert.equal(world.a.paths.lastAckPath, world.a.paths.active);
+});
+
+test("a changed address clears the sticky source of every path", () => {
+  const world = new World([link("10.0.0.1:1", "10.0.0.2:1", 10)]);
+  world.connect();
+  const { u8, view } = world.a.slab;
+  const name = world.a.name(world.links[0]!.b);
+  u8.set(endpoint("10.0.0.1:1").subarray(0, 16), name + 16);
+  view.setUint32(name + 36, 3, true);
+  world.a.paths.received(world.nowMs, name, 1, 100, 1, 0, 0, 1);
+  const active = world.a.paths.activeName();
+  assert.equal(hex(u8.slice(active + 16, active + 32)), hex(endpoint("10.0.0.1:1").slice(0, 16)));
+  assert.equal(view.getUint32(active + 36, true), 3);
+  world.a.paths.addressesChanged(world.nowMs);
+  assert.ok(u8.slice(active + 16, active + 32).every((byte) => byte === 0));
+  assert.equal(view.getUint32(active + 36, true), 0);
+});
+
+test("whatever the links do, time goes on, traffic stays on a known link, and calm brings every link back", () => {
+  for (let seed = 1; seed <= 12; seed++) {
+    const world = new World(
+      [
+        link("10.0.0.1:1", "10.0.0.2:1", 8, { duplicate: 0.05, jitterMs: 4 }),
+        link("10.1.0.1:1", "10.1.0.2:1", 20, { duplicate: 0.05, jitterMs: 10 }),
+        link("[fd00::1]:1", "[fd00::2]:1", 45, { jitterMs: 2 }),
+      ],
+      { seed },
+    );
+    world.connect();
+    world.every(7, () => world.a.sendData());
+    world.every(11, () => world.b.sendData());
+    const random = world.random;
+    const endMs = world.nowMs + 20_000;
+    world.every(400, () => {
+      const victim = world.links[Math.floor(random.unit() * 3)]!;
+      victim.lossToA = random.unit() < 0.4 ? 1 : random.unit() * 0.2;
+      victim.lossToB = random.unit() < 0.4 ? 1 : random.unit() * 0.2;
+      victim.mtuBytes = random.unit() < 0.3 ? 1400 : 1500;
+      return world.nowMs < endMs;
+    });
+    const known = new Set(world.links.flatMap((one) => [hex(one.a), hex(one.b)]));
+    let steps = 0;
+    world.run(endMs, () => {
+      steps++;
+      assert.ok(known.has(hex(world.a.activeRemote)) && known.has(hex(world.b.activeRemote)));
+      return false;
+    });
+    assert.ok(steps < 60_000, `seed ${seed}: ${steps} steps`);
+    for (const calm of world.links) Object.assign(calm, { lossToA: 0, lossToB: 0, mtuBytes: 1500 });
+    world.pass(90_000);
+    for (const end of [world.a, world.b]) {
+      const figures = end.paths.figures();
+      assert.equal(figures.length, 3, `seed ${seed}`);
+      assert.ok(
+        figures.every((one) => one.state === PathState.ALIVE),
+        `seed ${seed}`,
+      );
+      assert.ok(end.paths.counters.probesSent < 120 * 20, `seed ${seed}: ${end.paths.counters.probesSent} probes`);
+    }
+    assert.equal(hex(world.a.activeRemote), hex(world.links[0]!.b), `seed ${seed}: back on the best`);
+    const before = world.b.arrivals.length;
+    world.pass(1_000);
+    assert.ok(world.b.arrivals.length - before >= 140, `seed ${seed}`);
+  }
+});
+
+test("counting what comes in and goes out does not allocate", () => {
+  const world = new World([link("10.0.0.1:1", "10.0.0.2:1", 10)]);
+  world.connect();
+  world.every(10, () => world.a.sendData());
+  world.every(10, () => world.b.sendData());
+  world.pass(2_000);
+  const { paths } = world.a;
+  const name = world.a.name(world.links[0]!.b);
+  // One time per stretch: a fresh fraction per call would be boxed by the caller.
+  const work = (nowMs: number, from: number, calls: number): void => {
+    for (let i = 0; i < calls; i++) {
+      paths.received(nowMs, name, 3, 3_000, from + i, 1, 0, 1);
+      paths.sent(nowMs, 2, 2_000);
+    }
+  };
+  work(world.nowMs, 0, 200_000);
+  const growth: number[] = [];
+  for (let round = 0; round < 20; round++) {
+    const before = process.memoryUsage().heapUsed;
+    work(world.nowMs + round * 0.7, 200_000 + round * 20_000, 20_000);
+    growth.push(process.memoryUsage().heapUsed - before);
+  }
+  growth.sort((a, b) => a - b);
+  const typical = growth[10]!;
+  assert.ok(typical < 40_000, `${typical} bytes for 40,000 calls`);
 });

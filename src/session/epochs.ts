@@ -61,7 +61,14 @@ export class Epoch {
   graceMs = 0;
   live = true;
 
-  constructor(peer: number, keys: EpochKeys, sealHandle: number, openHandle: number, nowMs: number, options: Required<EpochTableOptions>) {
+  constructor(
+    peer: number,
+    keys: EpochKeys,
+    sealHandle: number,
+    openHandle: number,
+    nowMs: number,
+    options: Required<EpochTableOptions>,
+  ) {
     this.epochId = keys.epochId;
     this.peer = peer;
     this.localIndex = keys.localIndex >>> 0;
@@ -100,15 +107,21 @@ export class EpochTable {
 
   constructor(aead: AeadPort, options: EpochTableOptions) {
     this.#aead = aead;
-    this.#options = Object.freeze({ maxAgeMs: 270_000, rekeyBlocks: 2 ** 33, maxBlocks: 2 ** 35, replayCounters: 8192, ...options });
+    this.#options = Object.freeze({
+      maxAgeMs: 270_000,
+      rekeyBlocks: 2 ** 33,
+      maxBlocks: 2 ** 35,
+      replayCounters: 8192,
+      ...options,
+    });
     const places = options.maxPeers * EPOCHS_PER_PEER;
     let capacity = 16;
     while (capacity < places * 4) capacity *= 2;
     this.#keys = new Uint32Array(capacity);
     this.#positions = new Int32Array(capacity);
     this.#mask = capacity - 1;
-    this.#slots = new Array<Epoch | undefined>(places).fill(undefined);
-    this.#sending = new Array<Epoch | undefined>(options.maxPeers).fill(undefined);
+    this.#slots = Array.from({ length: places }, () => undefined);
+    this.#sending = Array.from({ length: options.maxPeers }, () => undefined);
   }
 
   /** Live epochs of all peers. */
@@ -159,7 +172,8 @@ export class EpochTable {
   takeCounter(epoch: Epoch, nowMs: number, bytes: number): number {
     // one more block for the tag
     const blocks = epoch.blocksSealed + ((bytes + 31) >>> 4);
-    if (blocks > epoch.maxBlocks || !epoch.live || nowMs - epoch.installedAtMs >= this.#options.maxAgeMs) return Drop.KEY_EXPIRED;
+    if (blocks > epoch.maxBlocks || !epoch.live || nowMs - epoch.installedAtMs >= this.#options.maxAgeMs)
+      return Drop.KEY_EXPIRED;
     epoch.blocksSealed = blocks;
     epoch.takenLow = epoch.counterLow;
     epoch.takenHigh = epoch.counterHigh;

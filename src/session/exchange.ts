@@ -1,5 +1,5 @@
 /**
- * One handshake with one peer, from the init to the proven hybrid epoch, in either role. Holds its secrets and retained messages and
+ * One handshake with one peer, from the init to the proven final epoch, in either role. Holds its secrets and retained messages and
  * says nothing by itself; src/session/sessions.ts moves it. Source: docs/protocol.md, "Handshake".
  */
 import type { KemKeyPair } from "../crypto/hybrid.ts";
@@ -18,9 +18,9 @@ export const Stage = {
   PROVEN: 2,
   /** initiator: the ratchet answer */
   RATCHET_SENT: 3,
-  /** responder: any packet under the hybrid epoch */
+  /** responder: any packet under the final epoch */
   RATCHET_ANSWERED: 4,
-  /** initiator: any packet under the hybrid epoch */
+  /** initiator: any packet under the final epoch */
   CONFIRMING: 5,
   DONE: 6,
   /** given up; nothing that still arrives revives it */
@@ -48,9 +48,9 @@ export class Exchange {
   remoteBootId = 0;
   /** Where the peer's message came from. */
   from: EndpointBytes | undefined = undefined;
-  /** Epoch ids; 0 = not yet. */
+  /** Epoch ids; 0 = not yet. The final one is the hybrid one, or the classic one when a side knows no other. */
   classicEpochId = 0;
-  hybridEpochId = 0;
+  finalEpochId = 0;
   hybridIndex = 0;
   kem: KemKeyPair | undefined = undefined;
   transcriptHash: Uint8Array | undefined = undefined;

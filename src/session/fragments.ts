@@ -7,7 +7,13 @@
  */
 import { Drop } from "../base/drop.ts";
 import { BlockPool, type Slab } from "../base/slab.ts";
-import { decodeFragment, encodeFragment, FRAGMENT_HEADER_BYTES, FRAGMENT_MAX_COUNT, FragmentHeader } from "../wire/fragment.ts";
+import {
+  decodeFragment,
+  encodeFragment,
+  FRAGMENT_HEADER_BYTES,
+  FRAGMENT_MAX_COUNT,
+  FragmentHeader,
+} from "../wire/fragment.ts";
 
 /** Largest piece a receiver keeps, bytes of the original message. */
 export const MAX_PIECE_BYTES = 1472;

@@ -191,9 +191,7 @@ export class HandshakeGate {
     for (let i = 0; i < MAC_BYTES; i += 4) present |= view.getUint32(mac2At + i, true);
     if (present === 0) return false;
     this.#rotate(nowMs);
-    return (
-      this.#mac2Matches(this.#secretHandle, offset, name) || this.#mac2Matches(this.#previousHandle, offset, name)
-    );
+    return this.#mac2Matches(this.#secretHandle, offset, name) || this.#mac2Matches(this.#previousHandle, offset, name);
   }
 
   #mac2Matches(secret: number, offset: number, name: number): boolean {
@@ -249,7 +247,9 @@ export class HandshakeGate {
     const view = this.#slab.view;
     const isV4 = this.#slab.u8[name + NAME_FAMILY] === 4;
     const high = isV4 ? 0xffff : view.getUint32(name + NAME_REMOTE, false);
-    const low = isV4 ? (view.getUint32(name + NAME_REMOTE + 12, false) & 0xffffff00) >>> 0 : view.getUint32(name + NAME_REMOTE + 4, false);
+    const low = isV4
+      ? (view.getUint32(name + NAME_REMOTE + 12, false) & 0xffffff00) >>> 0
+      : view.getUint32(name + NAME_REMOTE + 4, false);
     let hash = Math.imul(high ^ this.#bucketSeed, 0x9e3779b1) ^ Math.imul(low, 0x85ebca6b);
     hash = Math.imul(hash ^ (hash >>> 15), 0xc2b2ae35);
     const set = ((hash ^ (hash >>> 13)) & (BUCKETS / WAYS - 1)) * WAYS;

@@ -18,11 +18,18 @@ import { compare, concat, equal, utf8 } from "../base/bytes.ts";
 import type { Now } from "../base/clock.ts";
 import { Drop } from "../base/drop.ts";
 import type { Random } from "../base/random.ts";
-import { cookieKey, macKey, openCookie, SALT_BYTES } from "../crypto/cookie.ts";
-import { EXPORTER_INFO, hybridKeys, KEM_CIPHERTEXT_BYTES, KEM_PUBLIC_KEY_BYTES, KemKeyPair, kemEncapsulate } from "../crypto/hybrid.ts";
+import { cookieKey, openCookie, SALT_BYTES } from "../crypto/cookie.ts";
+import {
+  EXPORTER_INFO,
+  hybridKeys,
+  KEM_CIPHERTEXT_BYTES,
+  KEM_PUBLIC_KEY_BYTES,
+  KemKeyPair,
+  kemEncapsulate,
+} from "../crypto/hybrid.ts";
 import type { Identity } from "../crypto/identity.ts";
 import { NoiseInitiator, NoiseResponder, type TransportKeys } from "../crypto/noise.ts";
-import { zeroise } from "../crypto/secret.ts";
+import { constantTimeEqual, zeroise } from "../crypto/secret.ts";
 import { InnerKind } from "../wire/data.ts";
 import {
   COOKIE_RECEIVER,
@@ -51,21 +58,9 @@ import {
   timestampWallMs,
   writeMacs,
 } from "./handshake.ts";
+import { type Attempt, PeerSession, type SessionPeer } from "./peer-session.ts";
 import { DEFAULT_TIMES, jittered, rekeyAgeMs, type SessionTimes } from "./rekey.ts";
 import { Capability, Cipher, type EndpointBytes, type SessionOutput } from "./types.ts";
-
-export interface SessionPeer {
-  /** Below the data plane's maxPeers; stable while the peer is known. */
-  readonly slot: number;
-  /** 32 bytes */
-  readonly nodeId: Uint8Array;
-  /** X25519, 32 bytes */
-  readonly staticKey: Uint8Array;
-  /** The operator's pre-shared key, 32 bytes, or undefined. */
-  readonly psk: Uint8Array | undefined;
-  /** 8 bytes sent in our inits while we join through this peer, else undefined. */
-  readonly inviteId: Uint8Array | undefined;
-}
 
 /** Handshake timestamps, 12 bytes each, that outlive the process. */
 export interface Timestamps {
@@ -75,6 +70,8 @@ export interface Timestamps {
   /** max(wall clock, persisted high-water + 1); every call gives a later one. */
   nextOwn(wallMs: number): Uint8Array;
 }
+
+export type { SessionPeer } from "./peer-session.ts";
 
 export interface SessionsDeps {
   readonly identity: Identity;
@@ -140,57 +137,6 @@ const RATCHET_FAILED = "the post-quantum key exchange did not complete";
 const NO_HYBRID = 'it offers no post-quantum key exchange, and pq = "require" is set here';
 const BAD_KEY = "its key is not usable";
 
-/** An epoch that was installed and not known to be gone. */
-interface EpochRecord {
-  readonly exchange: Exchange;
-  readonly hybrid: boolean;
-  readonly localIndex: number;
-  readonly installedAtMs: number;
-  proven: boolean;
-  retired: boolean;
-}
-
-interface Live {
-  readonly epochId: number;
-  readonly exchange: Exchange;
-  readonly hybrid: boolean;
-  readonly cipher: Cipher;
-  readonly installedAtMs: number;
-  readonly activatedAtMs: number;
-}
-
-/** A wish for a session or a rekey, until it is fulfilled or given up. */
-interface Attempt {
-  readonly startedAtMs: number;
-  readonly giveUpAtMs: number;
-  retryAtMs: number;
-  retryMs: number;
-  problem: string;
-}
-
-class PeerSession {
-  /** As the owner knows it now; psk and invite id may change. */
-  peer: SessionPeer;
-  readonly macKey: Uint8Array;
-  /** Known through an invite only, and nothing proven yet. */
-  unprovenJoin = false;
-  outgoing: Exchange | undefined = undefined;
-  incoming: Exchange | undefined = undefined;
-  attempt: Attempt | undefined = undefined;
-  live: Live | undefined = undefined;
-  readonly epochs: Map<number, EpochRecord> = new Map();
-  rekeyAtMs = Infinity;
-  bootId: number | undefined = undefined;
-  cookie: Uint8Array | undefined = undefined;
-  cookieUntilMs = -Infinity;
-  lastError = "";
-
-  constructor(peer: SessionPeer) {
-    this.peer = peer;
-    this.macKey = macKey(peer.staticKey);
-  }
-}
-
 export class Sessions {
   readonly #deps: SessionsDeps;
   readonly #requireHybrid: boolean;
@@ -251,7 +197,7 @@ export class Sessions {
 
   /** Forgets every peer and its secrets. */
   close(): void {
-    for (const session of [...this.#peers.values()]) this.#forget(session);
+    for (const session of this.#peers.values()) this.#forget(session);
   }
 
   /** The next thing to do; call until undefined after every other call. */
@@ -301,7 +247,12 @@ export class Sessions {
   }
 
   /** State held for peers and half-done handshakes, for tests and metrics. */
-  counts(): { readonly peers: number; readonly pending: number; readonly answered: number; readonly unprovenJoins: number } {
+  counts(): {
+    readonly peers: number;
+    readonly pending: number;
+    readonly answered: number;
+    readonly unprovenJoins: number;
+  } {
     return {
       peers: this.#peers.size,
       pending: this.#byIndex.size,
@@ -347,8 +298,8 @@ export class Sessions {
     if (innerKind === InnerKind.RATCHET && epochId === exchange.classicEpochId) {
       if (exchange.initiator) this.#handleRatchetAnswer(now, session, exchange, payload);
       else this.#handleRatchet(now, session, exchange, payload);
-    } else if (innerKind === InnerKind.KEEPALIVE && epochId === exchange.hybridEpochId && !exchange.initiator) {
-      this.#answerKeepalive(now, exchange, slot);
+    } else if (innerKind === InnerKind.KEEPALIVE && epochId === exchange.finalEpochId && !exchange.initiator) {
+      this.#answerKeepalive(session, exchange);
     }
     if (this.#peers.has(slot)) this.#schedule(session);
   }
@@ -359,7 +310,8 @@ export class Sessions {
     this.#lastNowMs = now.nowMs;
     if (session.attempt !== undefined) return;
     const incoming = session.incoming;
-    const yieldUntilMs = incoming !== undefined && incoming.stage !== Stage.DONE ? incoming.startedAtMs + this.#times.yieldMs : 0;
+    const yieldUntilMs =
+      incoming !== undefined && incoming.stage !== Stage.DONE ? incoming.startedAtMs + this.#times.yieldMs : 0;
     session.attempt = {
       startedAtMs: now.nowMs,
       giveUpAtMs: now.nowMs + this.#times.giveUpMs,
@@ -433,11 +385,21 @@ export class Sessions {
       return Drop.NONE;
     }
     this.#noticeBoot(session, exchange);
-    this.#installClassic(now, session, exchange, noise.split(), noise.exportSecret(EXPORTER_INFO), noise.handshakeHash());
+    this.#installClassic(
+      now,
+      session,
+      exchange,
+      noise.split(),
+      noise.exportSecret(EXPORTER_INFO),
+      noise.handshakeHash(),
+    );
     if (!hybrid) {
-      this.#complete(now, session, exchange, exchange.classicEpochId);
+      exchange.finalEpochId = exchange.classicEpochId;
+      this.#use(now, session, exchange, exchange.finalEpochId);
+      this.#confirm(now, session, exchange);
     } else {
-      if (!this.#requireHybrid && session.live === undefined) this.#use(now, session, exchange, exchange.classicEpochId);
+      if (!this.#requireHybrid && session.live === undefined)
+        this.#use(now, session, exchange, exchange.classicEpochId);
       exchange.kem = new KemKeyPair(this.#deps.random);
       exchange.hybridIndex = this.#freshIndex();
       exchange.ratchetOut = ratchetMessage(exchange.hybridIndex, exchange.kem.publicKey);
@@ -461,9 +423,14 @@ export class Sessions {
     exchange.forgetSecrets();
     this.#installHybrid(now, session, exchange, keys, viewOf(payload).getUint32(0, true));
     if (session.live?.epochId !== exchange.classicEpochId) this.#retire(session, exchange.classicEpochId);
+    this.#confirm(now, session, exchange);
+  }
+
+  /** Keepalives under the final epoch until something comes back under it. */
+  #confirm(now: Now, session: PeerSession, exchange: Exchange): void {
     exchange.stage = Stage.CONFIRMING;
     exchange.resend.start(now.nowMs, this.#times);
-    this.#inner(session, exchange.hybridEpochId, InnerKind.KEEPALIVE, EMPTY);
+    this.#inner(session, exchange.finalEpochId, InnerKind.KEEPALIVE, EMPTY);
   }
 
   #handleCookie(now: Now, datagram: Uint8Array): Drop {
@@ -478,7 +445,7 @@ export class Sessions {
       datagram.subarray(COOKIE_SEALED),
     );
     if (cookie === undefined) return Drop.AUTH;
-    const same = session.cookie !== undefined && equal(session.cookie, cookie);
+    const same = session.cookie !== undefined && constantTimeEqual(session.cookie, cookie);
     session.cookie = cookie;
     session.cookieUntilMs = now.nowMs + this.#times.cookieMs;
     if (same || ++exchange.requestedResends > MAX_REQUESTED_RESENDS) return Drop.UNEXPECTED;
@@ -561,7 +528,14 @@ export class Sessions {
     this.#answered.set(ephemeralOf(datagram), { session, exchange });
     exchange.deadlineMs = now.nowMs + (session.unprovenJoin ? this.#times.joinMs : this.#times.unprovenMs);
     exchange.resend.start(now.nowMs, this.#times);
-    this.#installClassic(now, session, exchange, noise.split(), noise.exportSecret(EXPORTER_INFO), noise.handshakeHash());
+    this.#installClassic(
+      now,
+      session,
+      exchange,
+      noise.split(),
+      noise.exportSecret(EXPORTER_INFO),
+      noise.handshakeHash(),
+    );
     noise.destroy();
     this.#transmit(session, from, exchange.datagram);
     this.#schedule(session);
@@ -569,7 +543,8 @@ export class Sessions {
   }
 
   #answerAgain(now: Now, session: PeerSession, exchange: Exchange, from: EndpointBytes): Drop {
-    if (exchange.stage !== Stage.RESPONDED || ++exchange.requestedResends > MAX_REQUESTED_RESENDS) return Drop.UNEXPECTED;
+    if (exchange.stage !== Stage.RESPONDED || ++exchange.requestedResends > MAX_REQUESTED_RESENDS)
+      return Drop.UNEXPECTED;
     this.#refreshMacs(now, session, exchange);
     this.#transmit(session, from, exchange.datagram);
     return Drop.NONE;
@@ -582,7 +557,12 @@ export class Sessions {
       return;
     }
     const { exporter, transcriptHash } = exchange;
-    if (payload.length !== RATCHET_INDEX_BYTES + KEM_PUBLIC_KEY_BYTES || exporter === undefined || transcriptHash === undefined) return;
+    if (
+      payload.length !== RATCHET_INDEX_BYTES + KEM_PUBLIC_KEY_BYTES ||
+      exporter === undefined ||
+      transcriptHash === undefined
+    )
+      return;
     const publicKey = payload.subarray(RATCHET_INDEX_BYTES);
     const encapsulated = kemEncapsulate(publicKey);
     if (encapsulated === undefined) return;
@@ -601,18 +581,18 @@ export class Sessions {
   }
 
   /** The initiator repeats its keepalive until it hears one: so does it here, as often as it asks, within bounds. */
-  #answerKeepalive(_now: Now, exchange: Exchange, slot: number): void {
+  #answerKeepalive(session: PeerSession, exchange: Exchange): void {
     if (exchange.stage !== Stage.DONE || ++exchange.requestedResends > MAX_REQUESTED_RESENDS) return;
-    this.#outputs.push({ kind: "inner", peer: slot, epochId: exchange.hybridEpochId, innerKind: InnerKind.KEEPALIVE, payload: EMPTY });
+    this.#inner(session, exchange.finalEpochId, InnerKind.KEEPALIVE, EMPTY);
   }
 
   // ── both ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
   /** The peer has shown that it holds the keys of this epoch. */
   #proven(now: Now, session: PeerSession, exchange: Exchange, epochId: number): void {
-    if (epochId === exchange.hybridEpochId) {
+    if (epochId === exchange.finalEpochId) {
       const waits = exchange.initiator ? Stage.CONFIRMING : Stage.RATCHET_ANSWERED;
-      if (exchange.stage === waits) this.#complete(now, session, exchange, epochId);
+      if (exchange.stage === waits) this.#complete(now, session, exchange);
       return;
     }
     if (exchange.initiator || exchange.stage !== Stage.RESPONDED) return;
@@ -626,24 +606,31 @@ export class Sessions {
       this.#unprovenJoins--;
     }
     const hybrid = (exchange.remoteCapabilities & this.#capabilities & Capability.HYBRID) !== 0;
-    if (!hybrid) this.#complete(now, session, exchange, epochId);
-    else if (!this.#requireHybrid && session.live === undefined) this.#use(now, session, exchange, epochId);
+    if (!hybrid) {
+      exchange.finalEpochId = epochId;
+      this.#complete(now, session, exchange);
+    } else if (!this.#requireHybrid && session.live === undefined) {
+      this.#use(now, session, exchange, epochId);
+    }
   }
 
   /** The exchange has reached its final epoch, proven by the peer. */
-  #complete(now: Now, session: PeerSession, exchange: Exchange, epochId: number): void {
+  #complete(now: Now, session: PeerSession, exchange: Exchange): void {
+    const epochId = exchange.finalEpochId;
     exchange.stage = Stage.DONE;
     exchange.deadlineMs = Infinity;
     exchange.resend.stop();
     exchange.forgetSecrets();
     const live = session.live;
     // Crossed: both began before either was done. Both sides then settle on the one begun by the smaller id, whatever order they saw.
-    const crossed = live !== undefined && live.exchange.initiator !== exchange.initiator && exchange.startedAtMs < live.activatedAtMs;
-    if (!crossed || exchange.begunBySmaller || live.exchange.stage !== Stage.DONE) this.#use(now, session, exchange, epochId);
+    const crossed =
+      live !== undefined && live.exchange.initiator !== exchange.initiator && exchange.startedAtMs < live.activatedAtMs;
+    if (!crossed || exchange.begunBySmaller || live.exchange.stage !== Stage.DONE)
+      this.#use(now, session, exchange, epochId);
     if (epochId !== exchange.classicEpochId) this.#retire(session, exchange.classicEpochId);
     exchange.ratchetIn = undefined;
     exchange.ratchetOut = undefined;
-    if (!exchange.initiator && epochId === exchange.hybridEpochId) {
+    if (!exchange.initiator) {
       this.#inner(session, epochId, InnerKind.KEEPALIVE, EMPTY);
       exchange.resend.start(now.nowMs, this.#times, KEEPALIVE_REPEATS);
     }
@@ -661,7 +648,7 @@ export class Sessions {
   /** Sends under this epoch from now on; the others stay open for a while, except those of an exchange still under way. */
   #use(now: Now, session: PeerSession, exchange: Exchange, epochId: number): void {
     const record = session.epochs.get(epochId);
-    if (record === undefined) return;
+    if (record === undefined || session.live?.epochId === epochId) return;
     const rekey = session.live !== undefined;
     record.retired = false;
     session.live = {
@@ -677,10 +664,19 @@ export class Sessions {
     const peer = session.peer.slot;
     this.#outputs.push({ kind: "activate", peer, epochId });
     for (const [id, other] of session.epochs) {
-      const underWay = other.exchange.stage !== Stage.DONE && (other.exchange === session.outgoing || other.exchange === session.incoming);
+      const underWay =
+        other.exchange.stage !== Stage.DONE &&
+        (other.exchange === session.outgoing || other.exchange === session.incoming);
       if (id !== epochId && !underWay) this.#retire(session, id);
     }
-    this.#outputs.push({ kind: "established", peer, epochId, hybrid: record.hybrid, initiator: exchange.initiator, rekey });
+    this.#outputs.push({
+      kind: "established",
+      peer,
+      epochId,
+      hybrid: record.hybrid,
+      initiator: exchange.initiator,
+      rekey,
+    });
   }
 
   #retire(session: PeerSession, epochId: number): void {
@@ -693,7 +689,8 @@ export class Sessions {
   /** Ends an exchange before its time. Epochs that may already carry data of the peer stay open like any replaced one. */
   #abandon(session: PeerSession, exchange: Exchange): void {
     if (exchange.stage !== Stage.DONE) {
-      for (const id of [exchange.classicEpochId, exchange.hybridEpochId]) if (id !== session.live?.epochId) this.#retire(session, id);
+      for (const id of [exchange.classicEpochId, exchange.finalEpochId])
+        if (id !== session.live?.epochId) this.#retire(session, id);
     }
     if (exchange.stage !== Stage.DONE) exchange.stage = Stage.ABANDONED;
     exchange.resend.stop();
@@ -748,7 +745,11 @@ export class Sessions {
       if (nowMs >= incoming.deadlineMs) {
         this.#abandon(session, incoming);
         if (session.unprovenJoin) {
-          this.#outputs.push({ kind: "failed", peer: session.peer.slot, reason: "the joining node did not complete its handshake" });
+          this.#outputs.push({
+            kind: "failed",
+            peer: session.peer.slot,
+            reason: "the joining node did not complete its handshake",
+          });
           this.#forget(session);
           return;
         }
@@ -780,7 +781,8 @@ export class Sessions {
         const attempt = session.attempt;
         if (attempt !== undefined) {
           attempt.retryAtMs = nowMs;
-          if (session.live !== undefined && session.live.activatedAtMs > attempt.startedAtMs && session.live.hybrid) session.attempt = undefined;
+          if (session.live !== undefined && session.live.activatedAtMs > attempt.startedAtMs && session.live.hybrid)
+            session.attempt = undefined;
         }
       }
     }
@@ -805,7 +807,7 @@ export class Sessions {
         return;
       case Stage.CONFIRMING:
       case Stage.DONE:
-        this.#inner(session, exchange.hybridEpochId, InnerKind.KEEPALIVE, EMPTY);
+        this.#inner(session, exchange.finalEpochId, InnerKind.KEEPALIVE, EMPTY);
         return;
       default:
     }
@@ -843,7 +845,13 @@ export class Sessions {
   }
 
   #payload(timestamp: Uint8Array, inviteId: Uint8Array | undefined): Uint8Array {
-    return encodePayload({ timestamp, bootId: this.#bootId, capabilities: this.#capabilities, mtuBytes: this.#mtuBytes, inviteId });
+    return encodePayload({
+      timestamp,
+      bootId: this.#bootId,
+      capabilities: this.#capabilities,
+      mtuBytes: this.#mtuBytes,
+      inviteId,
+    });
   }
 
   #learn(exchange: Exchange, payload: HandshakePayload, remoteIndex: number, from: EndpointBytes): void {
@@ -875,11 +883,19 @@ export class Sessions {
   ): void {
     exchange.exporter = exporter;
     exchange.transcriptHash = transcriptHash;
-    exchange.classicEpochId = this.#install(now, session, exchange, keys, exchange.localIndex, exchange.remoteIndex, false);
+    exchange.classicEpochId = this.#install(
+      now,
+      session,
+      exchange,
+      keys,
+      exchange.localIndex,
+      exchange.remoteIndex,
+      false,
+    );
   }
 
   #installHybrid(now: Now, session: PeerSession, exchange: Exchange, keys: TransportKeys, remoteIndex: number): void {
-    exchange.hybridEpochId = this.#install(now, session, exchange, keys, exchange.hybridIndex, remoteIndex, true);
+    exchange.finalEpochId = this.#install(now, session, exchange, keys, exchange.hybridIndex, remoteIndex, true);
   }
 
   #install(
@@ -893,7 +909,14 @@ export class Sessions {
   ): number {
     const epochId = this.#nextEpochId++;
     this.#trimEpochs(session);
-    session.epochs.set(epochId, { exchange, hybrid, localIndex, installedAtMs: now.nowMs, proven: false, retired: false });
+    session.epochs.set(epochId, {
+      exchange,
+      hybrid,
+      localIndex,
+      installedAtMs: now.nowMs,
+      proven: false,
+      retired: false,
+    });
     this.#indices.add(localIndex);
     this.#outputs.push({
       kind: "install",
@@ -920,7 +943,8 @@ export class Sessions {
   #trimEpochs(session: PeerSession): void {
     for (const [id, record] of session.epochs) {
       if (session.epochs.size < MAX_EPOCH_RECORDS) return;
-      if (id === session.live?.epochId || record.exchange === session.incoming || record.exchange === session.outgoing) continue;
+      if (id === session.live?.epochId || record.exchange === session.incoming || record.exchange === session.outgoing)
+        continue;
       session.epochs.delete(id);
       this.#indices.delete(record.localIndex);
     }

@@ -41,17 +41,40 @@ export type EndpointBytes = Uint8Array;
 /** Everything the session state machine may ask of its owner. `peer` is the slot number of SessionPeer. */
 export type SessionOutput =
   /** Send a handshake datagram (0x41–0x43). `to` undefined: to every candidate endpoint of the peer, and through its active path. */
-  | { readonly kind: "transmit"; readonly peer: number; readonly to: EndpointBytes | undefined; readonly datagram: Uint8Array }
+  | {
+      readonly kind: "transmit";
+      readonly peer: number;
+      readonly to: EndpointBytes | undefined;
+      readonly datagram: Uint8Array;
+    }
   /** Begin receiving under these keys (and sending, once activated). */
-  | { readonly kind: "install"; readonly peer: number; readonly epoch: EpochKeys; readonly endpoint: EndpointBytes | undefined }
+  | {
+      readonly kind: "install";
+      readonly peer: number;
+      readonly epoch: EpochKeys;
+      readonly endpoint: EndpointBytes | undefined;
+    }
   /** From now on seal under this epoch. */
   | { readonly kind: "activate"; readonly peer: number; readonly epochId: number }
   /** Stop receiving under this epoch after `afterMs`, then zeroise. */
   | { readonly kind: "retire"; readonly peer: number; readonly epochId: number; readonly afterMs: number }
   /** Seal and send one inner message under exactly this epoch (kind 6 ratchet, kind 0 keepalive). */
-  | { readonly kind: "inner"; readonly peer: number; readonly epochId: number; readonly innerKind: number; readonly payload: Uint8Array }
+  | {
+      readonly kind: "inner";
+      readonly peer: number;
+      readonly epochId: number;
+      readonly innerKind: number;
+      readonly payload: Uint8Array;
+    }
   /** User data may flow: the first usable epoch, or a later one, is active. */
-  | { readonly kind: "established"; readonly peer: number; readonly epochId: number; readonly hybrid: boolean; readonly initiator: boolean; readonly rekey: boolean }
+  | {
+      readonly kind: "established";
+      readonly peer: number;
+      readonly epochId: number;
+      readonly hybrid: boolean;
+      readonly initiator: boolean;
+      readonly rekey: boolean;
+    }
   /** The peer runs under another boot id than before. */
   | { readonly kind: "restarted"; readonly peer: number }
   /** Gave up after 90 s; `reason` is one line for a person. */

@@ -218,7 +218,7 @@ function comparable(packet: Uint8Array): string {
 }
 
 function carry(from: Plane, to: Plane, shuffle: readonly number[]): void {
-  from.outbound.drainTun(1_000);
+  from.outbound.drainTun(1_000, 1 << 30);
   // trains may be split and joined anywhere on the way, as GRO does
   for (const [i, datagram] of from.udp.sent.splice(0).entries()) {
     const cut = (shuffle[i % Math.max(1, shuffle.length)] ?? 0) * datagram.segmentBytes;
@@ -335,7 +335,7 @@ test("what the socket refuses is queued, bounded, and leaves later in order", ()
     expected.push(...segment(framed));
     a.tun.incoming.push(framed);
   }
-  a.outbound.drainTun(100);
+  a.outbound.drainTun(100, 1 << 30);
   assert.equal(a.udp.sent.length, 0);
   assert.ok(a.outbound.isBlocked(4));
   a.udp.onSend = () => 0;
@@ -346,7 +346,7 @@ test("what the socket refuses is queued, bounded, and leaves later in order", ()
   a.udp.onSend = () => -11;
   a.peer.queue.limitPackets = 16;
   for (let i = 0; i < 20; i++) a.tun.incoming.push(build(one, sequences));
-  a.outbound.drainTun(100);
+  a.outbound.drainTun(100, 1 << 30);
   assert.equal(a.peer.queue.packets, 16);
   assert.equal(a.stats.droppedTx(Drop.QUEUE_FULL), 200 - 16 - a.outbound.batch4.count);
 });
@@ -367,7 +367,7 @@ test("a standing queue is cut by sojourn time, a short one is not", () => {
     dontFragment: true,
   };
   a.udp.onSend = () => -11;
-  a.peer.burstSegments = 1;
+  a.peer.burst.segments = 1;
   let nowMs = 1_000;
   for (let step = 0; step < 1_500; step++) {
     nowMs += 1;
@@ -375,7 +375,7 @@ test("a standing queue is cut by sojourn time, a short one is not", () => {
     // as much as leaves at first, then half as much again
     if (step === 500) assert.equal(a.stats.droppedTx(Drop.SOJOURN), 0);
     for (let i = 0; i < (step < 500 ? 2 : 3); i++) a.tun.incoming.push(build(one, new Map()));
-    a.outbound.drainTun(10);
+    a.outbound.drainTun(10, 1 << 30);
     let room = 2;
     a.udp.onSend = () => (room-- > 0 ? 0 : -11);
     a.outbound.service(true, false, 100);
@@ -428,7 +428,7 @@ test("replayed, truncated and altered datagrams never reach the TUN", () => {
     dontFragment: true,
   };
   a.tun.incoming.push(build(one, new Map()));
-  a.outbound.drainTun(1);
+  a.outbound.drainTun(1, 1 << 30);
   const good = a.udp.sent[0];
   assert.ok(good);
   for (let length = 0; length < good.bytes.length; length++) {

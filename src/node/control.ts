@@ -1,0 +1,318 @@
+/** NodeControl of a running node: views of what runtime, mesh and data plane know, and the operations a person may ask for. */
+import type {
+  DoctorFact,
+  HealthItem,
+  InviteRequest,
+  InviteView,
+  MemberView,
+  MetricSample,
+  NodeControl,
+  PathView,
+  PeerView,
+  PingView,
+  StatusView,
+  WhoisView,
+} from "../api/control.ts";
+import { weftVersion } from "../api/paths.ts";
+import { equal, toHex } from "../base/bytes.ts";
+import { endpointFromBytes, formatAddress, formatEndpoint } from "../base/endpoint.ts";
+import { WeftError } from "../base/errors.ts";
+import { formatNodeId, networkPrefix } from "../crypto/node-id.ts";
+import type { PeerFigures } from "../dataplane/messages.ts";
+import type { Member } from "../mesh/types.ts";
+import { CIPHER_NAMES } from "../session/types.ts";
+import type { Clock } from "./clock.ts";
+import { peerSamples, planeSamples, processSamples } from "./metrics.ts";
+import type { PeerRecord } from "./peer-table.ts";
+import type { NodeRuntime } from "./runtime.ts";
+import type { Storage } from "./storage.ts";
+
+const ROSTER_STALE_MS = 300_000;
+const NO_PATH: PathView = { kind: "none", endpoint: null, via: null };
+
+export interface ControlDeps {
+  readonly runtime: NodeRuntime;
+  readonly storage: Storage;
+  readonly clock: Clock;
+  readonly nodeId: Uint8Array;
+  /** Of the control thread's event loop, nanoseconds. */
+  readonly loopDelay: { readonly max: number; reset(): void };
+  /** What the data plane said when it was ready. */
+  readonly plane: { readonly tunName: string; readonly port4: number; readonly port6: number; readonly offloads: number };
+  readonly bootId: number;
+  readonly startedAtMs: number;
+  /** "ADDR:PORT" at which others may reach this node. */
+  readonly endpoints: () => readonly string[];
+  /** Asks the owner to stop the node. */
+  readonly stop: () => void;
+  /** Tells the members, removes the network from the store. */
+  readonly leave: () => Promise<void>;
+}
+
+export class RuntimeControl implements NodeControl {
+  readonly #deps: ControlDeps;
+
+  constructor(deps: ControlDeps) {
+    this.#deps = deps;
+  }
+
+  status(): StatusView {
+    const { runtime, clock, plane, nodeId } = this.#deps;
+    const { mesh } = runtime;
+    const self = mesh.self;
+    const now = clock.now();
+    const networkId = mesh.networkId;
+    return {
+      node: {
+        id: formatNodeId(nodeId),
+        name: self?.name ?? "",
+        addresses: self === undefined ? [] : [self.ipv4, self.ipv6],
+        version: weftVersion(),
+        mode: plane.tunName === "" ? "agent" : "tun",
+        interface: plane.tunName === "" ? null : plane.tunName,
+        endpoints: this.#deps.endpoints(),
+        listenPorts: [...new Set([plane.port4, plane.port6])].filter((port) => port !== 0),
+        roles: self?.roles ?? [],
+        bootId: this.#bootId(),
+        pid: process.pid,
+        uptimeMs: now.nowMs - this.#deps.startedAtMs,
+      },
+      network: {
+        id: networkId === undefined ? "" : toHex(networkId),
+        name: mesh.networkName ?? "",
+        members: mesh.members().length,
+        ipv4: mesh.ipv4Prefix ?? "",
+        ipv6: networkId === undefined ? "" : `${formatAddress(networkPrefix(networkId))}/48`,
+        rosterAgeMs: mesh.rosterConfirmedAtMs === undefined ? null : Math.max(0, now.nowMs - mesh.rosterConfirmedAtMs),
+      },
+      peers: this.peers(),
+      health: this.health(),
+    };
+  }
+
+  peers(): readonly PeerView[] {
+    return this.#others().map((member) => this.#peerView(member));
+  }
+
+  members(): readonly MemberView[] {
+    return this.#deps.runtime.mesh.members().map((member) => {
+      const self = equal(member.nodeId, this.#deps.nodeId);
+      const peer = this.#record(member);
+      return {
+        id: formatNodeId(member.nodeId),
+        name: member.name,
+        addresses: [member.ipv4, member.ipv6],
+        roles: member.roles,
+        self,
+        online: self || (peer !== undefined && this.#deps.runtime.isOnline(peer)),
+        admittedAt: new Date(member.admittedAtMs).toISOString(),
+        expiresAt: member.expiresAtMs === undefined ? null : new Date(member.expiresAtMs).toISOString(),
+      };
+    });
+  }
+
+  async invite(request: InviteRequest): Promise<InviteView> {
+    const roles = (request.roles ?? []).filter((role) => role !== "member") as Member["roles"];
+    const made = await this.#deps.runtime.operate((mesh, now) =>
+      mesh.createInvite(now, { uses: request.uses ?? 1, expiresMs: (request.expiresSeconds ?? 3600) * 1000, roles }),
+    );
+    const reachable = this.#deps.endpoints().length > 0;
+    return {
+      token: made.token,
+      expiresAt: new Date(made.expiresAtMs).toISOString(),
+      uses: made.uses,
+      warning: reachable ? null : "the token names no address of this node, so nobody can reach it; start it with --endpoint HOST:PORT",
+    };
+  }
+
+  async revoke(node: string, reason: string): Promise<{ id: string; name: string }> {
+    const member = await this.#deps.runtime.operate((mesh, now) => mesh.revoke(now, node, reason));
+    return { id: formatNodeId(member.nodeId), name: member.name };
+  }
+
+  async leave(): Promise<void> {
+    await this.#deps.leave();
+    this.#deps.stop();
+  }
+
+  down(): Promise<void> {
+    this.#deps.stop();
+    return Promise.resolve();
+  }
+
+  whois(query: string): WhoisView | undefined {
+    const member = this.#deps.runtime.mesh.find(query);
+    if (member === undefined) return undefined;
+    return {
+      id: formatNodeId(member.nodeId),
+      name: member.name,
+      addresses: [member.ipv4, member.ipv6],
+      roles: member.roles,
+      self: equal(member.nodeId, this.#deps.nodeId),
+    };
+  }
+
+  async ping(query: string, timeoutMs: number): Promise<PingView> {
+    const { runtime, nodeId } = this.#deps;
+    const member = runtime.mesh.find(query);
+    if (member === undefined) throw new WeftError("NODE_UNKNOWN", `no member is called "${query}"`, "see `weft members`");
+    if (equal(member.nodeId, nodeId)) throw new WeftError("PING_SELF", `"${query}" is this node itself`, "name another member");
+    const peer = this.#record(member);
+    if (peer === undefined) throw new WeftError("NO_PLACE", `${member.name} has no place among this node's peers`, "raise max_peers in weft.toml");
+    const pong = await runtime.ping(peer, timeoutMs);
+    return {
+      peer: { id: formatNodeId(member.nodeId), name: member.name },
+      rttMs: pong?.rttMs ?? null,
+      path: pong === undefined ? this.#path(peer) : { kind: "direct", endpoint: formatEndpoint(endpointFromBytes(pong.endpoint)), via: null },
+    };
+  }
+
+  metrics(): readonly MetricSample[] {
+    const { runtime, storage, clock, loopDelay, startedAtMs } = this.#deps;
+    const store = storage.counters();
+    const cpu = process.cpuUsage();
+    const loopDelaySeconds = loopDelay.max / 1e9;
+    loopDelay.reset();
+    return [
+      ...processSamples({
+        version: weftVersion(),
+        bootId: this.#bootId(),
+        uptimeSeconds: (clock.now().nowMs - startedAtMs) / 1000,
+        residentBytes: process.memoryUsage.rss(),
+        cpuSeconds: (cpu.user + cpu.system) / 1e6,
+        storeCommits: store.commits,
+        storeCommitSeconds: store.commitSeconds,
+        storeRefused: store.refused,
+        commandsWaiting: runtime.commandsWaiting,
+        commandsDropped: runtime.commandsDropped,
+        loopDelaySeconds,
+        mesh: { ...runtime.mesh.counters },
+      }),
+      ...planeSamples(runtime.plane?.counters() ?? new Map()),
+      ...peerSamples(this.peers()),
+    ];
+  }
+
+  health(): readonly HealthItem[] {
+    const { runtime, clock, plane, storage } = this.#deps;
+    const items: HealthItem[] = [];
+    const others = this.#others();
+    if (plane.tunName === "") {
+      items.push({ code: "agent-mode", severity: "info", text: "agent node: there is no interface, so only Weft's own commands reach the others", remedy: "run as root without --no-tun for one" });
+    }
+    if (this.#deps.endpoints().length === 0) {
+      items.push({ code: "no-endpoint", severity: "warning", text: "no address is known at which others could reach this node", remedy: "start it with --endpoint HOST:PORT" });
+    }
+    const confirmed = runtime.mesh.rosterConfirmedAtMs;
+    const sinceMs = clock.now().nowMs - (confirmed ?? this.#deps.startedAtMs);
+    if (others.length > 0 && sinceMs > ROSTER_STALE_MS) {
+      items.push({ code: "roster-stale", severity: "warning", text: `no other member has confirmed the roster for ${Math.round(sinceMs / 60_000)} min`, remedy: "check the connection of this machine" });
+    }
+    const failing = others.filter((member) => this.#record(member)?.lastError !== undefined);
+    if (failing.length > 0) {
+      const first = failing[0] as Member;
+      const more = failing.length === 1 ? "" : ` and ${failing.length - 1} more`;
+      items.push({
+        code: "peer-unreachable",
+        severity: "warning",
+        text: `no session with ${first.name}${more}: ${this.#record(first)?.lastError}`,
+        remedy: "check that it runs and that its UDP port can be reached",
+      });
+    }
+    if (others.length > 0 && others.every((member) => this.#record(member)?.stopping === true || !this.#isOnline(member))) {
+      items.push({ code: "alone", severity: "info", text: "no other member is online", remedy: "nothing to do if they are switched off" });
+    }
+    if (storage.counters().failed + storage.counters().refused > 0) {
+      items.push({ code: "store-failing", severity: "error", text: "the store could not write everything", remedy: "check disk space and permissions of the state directory, then restart" });
+    }
+    return items;
+  }
+
+  doctor(): readonly DoctorFact[] {
+    const { plane, storage, runtime } = this.#deps;
+    const store = storage.counters();
+    const facts: DoctorFact[] = [
+      {
+        code: "daemon",
+        ok: true,
+        severity: "info",
+        text: `daemon ${weftVersion()} runs (pid ${process.pid}), ${plane.tunName === "" ? "agent node" : `interface ${plane.tunName}, offloads 0x${plane.offloads.toString(16)}`}, ports ${plane.port4}/${plane.port6}`,
+        remedy: "",
+      },
+      {
+        code: "store",
+        ok: store.failed + store.refused === 0,
+        severity: "error",
+        text: `${store.commits} writes to the store, ${store.failed} failed, ${store.refused} refused, ${store.commits === 0 ? 0 : Math.round((store.commitSeconds / store.commits) * 1000)} ms each`,
+        remedy: "check disk space and permissions of the state directory",
+      },
+      {
+        code: "peers-online",
+        ok: this.#others().length === 0 || this.#others().some((member) => this.#isOnline(member)),
+        severity: "warning",
+        text: `${this.#others().filter((member) => this.#isOnline(member)).length} of ${this.#others().length} other members are online`,
+        remedy: "see `weft peers`",
+      },
+      {
+        code: "commands",
+        ok: runtime.commandsDropped === 0,
+        severity: "warning",
+        text: `${runtime.commandsDropped} commands to the data plane dropped`,
+        remedy: "the control thread sends faster than the data plane takes: report this",
+      },
+    ];
+    return [...facts, ...this.health().map((item) => ({ code: item.code, ok: item.severity === "info", severity: item.severity, text: item.text, remedy: item.remedy }))];
+  }
+
+  #bootId(): string {
+    return this.#deps.bootId.toString(16).padStart(8, "0");
+  }
+
+  #others(): Member[] {
+    return this.#deps.runtime.mesh.members().filter((member) => !equal(member.nodeId, this.#deps.nodeId));
+  }
+
+  #record(member: Member): PeerRecord | undefined {
+    return this.#deps.runtime.peers.byKey(member.staticKey);
+  }
+
+  #isOnline(member: Member): boolean {
+    const peer = this.#record(member);
+    return peer !== undefined && this.#deps.runtime.isOnline(peer);
+  }
+
+  #path(peer: PeerRecord | undefined): PathView {
+    if (peer?.endpoint === undefined) return NO_PATH;
+    return { kind: "direct", endpoint: formatEndpoint(endpointFromBytes(peer.endpoint)), via: null };
+  }
+
+  #peerView(member: Member): PeerView {
+    const { runtime, clock } = this.#deps;
+    const peer = this.#record(member);
+    const figures: PeerFigures | undefined = peer === undefined ? undefined : runtime.plane?.peerFigures(peer.slot);
+    const hello = runtime.mesh.hello(member.staticKey);
+    const path = this.#path(peer);
+    const established = figures?.established === true;
+    return {
+      id: formatNodeId(member.nodeId),
+      name: member.name,
+      addresses: [member.ipv4, member.ipv6],
+      online: peer !== undefined && runtime.isOnline(peer),
+      path,
+      rttMs: path.kind === "none" || figures === undefined || figures.rttMs < 0 ? null : figures.rttMs,
+      loss: figures?.lossRatio ?? 0,
+      pmtu: path.kind === "none" || figures === undefined || figures.mtuBytes === 0 ? null : figures.mtuBytes,
+      txBytes: figures?.txBytes ?? 0,
+      rxBytes: figures?.rxBytes ?? 0,
+      lastDeliveryMs: figures === undefined || figures.lastDeliveryMs < 0 ? null : figures.lastDeliveryMs,
+      epochAgeMs: established && figures.epochAgeMs >= 0 ? figures.epochAgeMs : null,
+      cipher: (established ? CIPHER_NAMES[figures.cipher] : undefined) ?? "none",
+      hybrid: established && figures.hybrid,
+      roles: member.roles,
+      candidates: runtime.mesh.candidates(member.nodeId, clock.now().wallMs).map((endpoint) => formatEndpoint(endpointFromBytes(endpoint))),
+      build: hello?.buildId ?? null,
+      protocol: hello === undefined ? null : hello.protocol.join("–"),
+      lastError: peer?.lastError ?? null,
+    };
+  }
+}
