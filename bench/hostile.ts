@@ -240,9 +240,13 @@ async function flowUnderFlood(
 async function attack(scene: Scene, kind: FloodKind, options: HostileOptions, notes: string[]): Promise<Outcome> {
   const { tunnel, b, port, device } = scene;
   const pid = tunnel.b.pid as number;
-  await b.nft(
-    `table inet bench { chain pre { type filter hook prerouting priority raw; iifname "${device}" udp dport ${port} drop; } }`,
-  );
+  await b.nft(`table inet bench {
+  chain pre {
+    type filter hook prerouting priority raw; policy accept;
+    iifname "${device}" udp dport ${port} drop
+  }
+}
+`);
   let dropped;
   try {
     dropped = await flowUnderFlood(scene, kind, options);

@@ -234,11 +234,16 @@ export async function formNetwork(
   lab.onClose(() => network.stop());
   const [admin, ...others] = nodes;
   if (admin === undefined) return network;
-  await admin.init(options.network ?? "lab", options.initArgs ?? []);
-  await admin.up();
-  for (const node of others) {
-    const { token } = await admin.invite();
-    await node.join(token);
+  try {
+    await admin.init(options.network ?? "lab", options.initArgs ?? []);
+    await admin.up();
+    for (const node of others) {
+      const { token } = await admin.invite();
+      await node.join(token);
+    }
+  } catch (error) {
+    if (error instanceof Error) error.message += `\n--- all logs\n${network.logs()}`;
+    throw error;
   }
   return network;
 }

@@ -17,10 +17,10 @@ export function isNumber(reading: Reading | undefined): reading is number {
   return typeof reading === "number" && Number.isFinite(reading);
 }
 
-/** First line of an error, for people. */
+/** The first two lines of an error as one, for people. */
 export function reasonOf(error: unknown): string {
   const text = error instanceof Error ? error.message : String(error);
-  return (text.split("\n", 1)[0] ?? "").slice(0, 300);
+  return text.split("\n", 2).join(" — ").slice(0, 300);
 }
 
 /** Runs a measurement; its failure becomes the reason of every figure it should have given. */

@@ -45,8 +45,8 @@ test("the slope of a straight line is its slope", () => {
 });
 
 test("a measurement that fails leaves a reason for each of its figures, never a zero", async () => {
-  const failed = await take(["x", "y"], () => Promise.reject(new Unavailable("no such thing\nsecond line")));
-  assert.deepEqual(failed, { x: { why: "no such thing" }, y: { why: "no such thing" } });
+  const failed = await take(["x", "y"], () => Promise.reject(new Unavailable("no such thing\nsecond line\nthird line")));
+  assert.deepEqual(failed, { x: { why: "no such thing — second line" }, y: { why: "no such thing — second line" } });
   const partial = await take(["x", "y", "z"], () => Promise.resolve({ x: 4, y: Number.NaN }));
   assert.equal(partial["x"], 4);
   assert.equal(isNumber(partial["y"]), false);

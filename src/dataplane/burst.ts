@@ -2,8 +2,8 @@
  * How many datagrams may leave in one burst to one peer, and whether bursts do harm there.
  *
  * One burst is at most 1 ms at the path's measured rate, 1–64 segments: unpaced bursts of 64 have cost other systems two thirds of
- * their throughput on slow links. Some kernels and middle boxes lose or corrupt batches as such: when a path loses more than 3 %, the next
- * two seconds go out unbatched, and if that at least halves the loss, it stays so for a minute.
+ * their throughput on slow links. Some kernels and middle boxes lose or corrupt batches as such: when a path keeps losing more than 3 %,
+ * half seconds with and without batches alternate, and if every one without loses less than half of every one with, batches rest for a minute.
  * Source: docs/protocol.md "UDP".
  */
 
@@ -13,7 +13,11 @@ const BURST_MS = 1;
 /** Measured delivery may be the application's rate and not the path's: leave room to grow. */
 const HEADROOM = 1.25;
 const SUSPICIOUS_LOSS = 0.03;
-const TRIAL_MS = 2_000;
+/** Loss has to last this long before anything is tried: a sender that probes for bandwidth loses some at times. */
+const LASTING_MS = 3_000;
+/** One trial alternates so many times between batches and none, each long enough for several reports. */
+const PHASES = 6;
+const PHASE_MS = 500;
 const REST_MS = 60_000;
 const AGAIN_MS = 120_000;
 
@@ -22,14 +26,18 @@ export class BurstControl {
   segments: number = MAX_BURST_SEGMENTS;
   /** Times that batches turned out to do worse. */
   fallbacks = 0;
-  #trialEndsMs = -1;
-  #baselineLoss = 0;
+  #lossySinceMs = -1;
+  /** −1: no trial; else the phase of the trial, even ones without batches. */
+  #phase = -1;
+  #phaseEndsMs = 0;
+  #worstSingle = 0;
+  #bestBatched = 1;
   #unbatchedUntilMs = -1;
   #nextTrialMs = 0;
 
   /**
    * @param rateBps measured delivery rate, 0 = unknown @param datagramBytes of a full segment
-   * @param lossRatio of the path, 0–1
+   * @param lossRatio of the path lately, 0–1
    * @returns segments per send
    */
   update(nowMs: number, rateBps: number, datagramBytes: number, lossRatio: number): number {
@@ -41,22 +49,37 @@ export class BurstControl {
             MIN_BURST_SEGMENTS,
             Math.min(MAX_BURST_SEGMENTS, Math.ceil((rateBytesPerMs * BURST_MS * HEADROOM) / datagramBytes)),
           );
-    this.segments = this.#batchesDoHarm(nowMs, lossRatio, byRate) ? 1 : byRate;
+    this.segments = this.#batchesRest(nowMs, lossRatio) ? 1 : byRate;
     return this.segments;
   }
 
-  #batchesDoHarm(nowMs: number, lossRatio: number, byRate: number): boolean {
+  #batchesRest(nowMs: number, lossRatio: number): boolean {
     if (nowMs < this.#unbatchedUntilMs) return true;
-    if (this.#trialEndsMs < 0) {
-      if (lossRatio <= SUSPICIOUS_LOSS || byRate === 1 || nowMs < this.#nextTrialMs) return false;
-      this.#trialEndsMs = nowMs + TRIAL_MS;
-      this.#baselineLoss = lossRatio;
+    if (this.#phase < 0) {
+      if (lossRatio <= SUSPICIOUS_LOSS) this.#lossySinceMs = -1;
+      else if (this.#lossySinceMs < 0) this.#lossySinceMs = nowMs;
+      if (this.#lossySinceMs < 0 || nowMs - this.#lossySinceMs < LASTING_MS || nowMs < this.#nextTrialMs) return false;
+      this.#phase = 0;
+      this.#phaseEndsMs = nowMs + PHASE_MS;
+      this.#worstSingle = 0;
+      this.#bestBatched = 1;
       return true;
     }
-    if (nowMs < this.#trialEndsMs) return true;
-    this.#trialEndsMs = -1;
+    if (nowMs >= this.#phaseEndsMs) {
+      if (this.#phase % 2 === 0) this.#worstSingle = Math.max(this.#worstSingle, lossRatio);
+      else this.#bestBatched = Math.min(this.#bestBatched, lossRatio);
+      this.#phase++;
+      this.#phaseEndsMs = nowMs + PHASE_MS;
+      if (this.#phase === PHASES) return this.#judge(nowMs);
+    }
+    return this.#phase % 2 === 0;
+  }
+
+  #judge(nowMs: number): boolean {
+    this.#phase = -1;
+    this.#lossySinceMs = -1;
     this.#nextTrialMs = nowMs + AGAIN_MS;
-    if (lossRatio > this.#baselineLoss / 2) return false;
+    if (this.#bestBatched <= SUSPICIOUS_LOSS || this.#worstSingle > this.#bestBatched / 2) return false;
     this.fallbacks++;
     this.#unbatchedUntilMs = nowMs + REST_MS;
     return true;

@@ -41,7 +41,8 @@ function decode(record: Uint8Array): Command | PlaneEvent {
       payload: record.slice(INNER_HEADER),
     };
   }
-  return deserialize(record.subarray(1)) as Command | PlaneEvent;
+  // byte arrays of the result are views of what is deserialised: a copy, so that the caller may overwrite its record
+  return deserialize(record.slice(1)) as Command | PlaneEvent;
 }
 
 export function encodeCommand(command: Command): Uint8Array {

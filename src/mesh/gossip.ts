@@ -10,6 +10,7 @@ import { type ControlMessage, type Fingerprint, MAX_CONTROL_BYTES, packWires } f
 import { compareEndpoints, listEndpoints, prefixOf } from "./endpoint-sync.ts";
 import { EndpointCache, type EndpointMessage } from "./endpoints.ts";
 import { Link, MAX_LINKS } from "./links.ts";
+import type { Membership } from "./membership.ts";
 import type { Roster } from "./roster.ts";
 import { answerRanges, CLOCK_END, compareList, openingMoves, rosterDigest, sameFingerprint } from "./roster-sync.ts";
 import { type Statement, wallFromHlc } from "./statement.ts";
@@ -33,7 +34,7 @@ export interface GossipDeps {
   readonly random: Random;
   readonly cache: EndpointCache;
   readonly counters: MeshCounters;
-  roster(): Roster | undefined;
+  membership(): Membership | undefined;
   /** True when the peer may see the roster. */
   isTrusted(staticHex: string): boolean;
   /** True while somebody waits for the roster to be whole. */
@@ -95,8 +96,9 @@ export class Gossip {
   }
 
   handle(now: Now, link: Link, message: GossipMessage): void {
-    const roster = this.#deps.roster();
-    if (roster === undefined) return;
+    const membership = this.#deps.membership();
+    if (membership === undefined) return;
+    const { roster } = membership;
     switch (message.type) {
       case "digest":
         return this.#onDigest(now, link, roster, message);
@@ -107,7 +109,7 @@ export class Gossip {
         for (const answer of answerRanges(roster, message.lower, message.ranges)) this.#deps.send(link, answer);
         return;
       case "have": {
-        const { send, want } = compareList(roster, message);
+        const { send, want } = compareList(roster, (hash) => membership.isKnown(hash), message);
         for (const statement of send) this.#queueStatement(now, link, statement.hashHex);
         if (want.length > 0) this.#deps.send(link, { type: "want", hashes: want });
         break;
@@ -207,7 +209,7 @@ export class Gossip {
   }
 
   #sendDigest(now: Now, link: Link, isAnswer: boolean): void {
-    const roster = this.#deps.roster();
+    const roster = this.#deps.membership()?.roster;
     if (roster === undefined) return;
     link.lastDigestMs = now.nowMs;
     this.#deps.counters.digestsSent++;
@@ -263,7 +265,7 @@ export class Gossip {
 
   /** Sends what the rate of each link allows; the rest waits for the next tick. */
   #flush(now: Now): void {
-    const roster = this.#deps.roster();
+    const roster = this.#deps.membership()?.roster;
     for (const link of this.#busy) {
       while (link.hasQueued && link.maySend(now.nowMs)) this.#sendNext(link, roster);
       if (!link.hasQueued) this.#busy.delete(link);

@@ -17,6 +17,7 @@ import type { InviteUse } from "./resolve.ts";
 import { type AddResult, Roster, type RosterOptions } from "./roster.ts";
 import {
   admitBody,
+  compareStatements,
   genesisBody,
   hlcFromWall,
   inviteBody,
@@ -24,6 +25,8 @@ import {
   MAX_INVITE_USES,
   MAX_PARENTS,
   MAX_TAGS,
+  openStatement,
+  type Refusal,
   revokeBody,
   signStatement,
   type Statement,
@@ -31,7 +34,7 @@ import {
 } from "./statement.ts";
 import { type CreateInviteOptions, type CreateNetworkOptions, type InviteInfo, type Member, ROLES } from "./types.ts";
 
-const MAX_PENDING = 512;
+const MAX_PENDING = 2048;
 const MAX_TAG_BYTES = 256;
 const MAX_INVITE_MS = 365 * 86_400_000;
 /** Shortest beginning of a node id that names a node. */
@@ -147,9 +150,38 @@ export class Membership {
     return matching[0];
   }
 
+  /**
+   * Takes stored statements in any order. What was accepted once is not judged by today's clock again.
+   * @returns why some were refused, and how many wait for parents that are not there
+   */
+  load(wires: readonly Uint8Array[]): { readonly refused: readonly Refusal[]; readonly orphans: number } {
+    const refused: Refusal[] = [];
+    const opened: Statement[] = [];
+    for (const wire of wires) {
+      const statement = openStatement(wire, this.networkId, this.#keys);
+      if (typeof statement === "string") refused.push(statement);
+      else opened.push(statement);
+    }
+    let orphans = 0;
+    // this order puts parents before children
+    for (const statement of opened.toSorted(compareStatements)) {
+      const result = this.roster.addOpened(statement, Number.POSITIVE_INFINITY);
+      if (result.status === "refused") refused.push(result.reason);
+      if (result.status === "missing") orphans++;
+    }
+    return { refused, orphans };
+  }
+
+  /** True when the statement is in the roster or waits for its parents. */
+  isKnown(hash: Uint8Array): boolean {
+    return this.roster.has(hash) || this.#pending.has(toHex(hash));
+  }
+
   /** @param wire any bytes */
   take(wire: Uint8Array, now: Now): TakeResult {
-    const result = this.roster.add(wire, now.wallMs);
+    const waiting = this.#pending.get(toHex(statementHash(wire)));
+    const result =
+      waiting === undefined ? this.roster.add(wire, now.wallMs) : this.roster.addOpened(waiting, now.wallMs);
     if (result.status === "missing") this.#wait(result.statement);
     if (result.status !== "added") return { result, added: [] };
     const added = [result.statement];

@@ -6,6 +6,7 @@ import { decodeControl, encodeControl, MAX_CONTROL_BYTES } from "./control.ts";
 import { decodeToken, encodeToken, inviteIdOf, joinProofBody } from "./invite.ts";
 import { SignKind, systemKeys } from "./keys.ts";
 import type { JoinResult, MeshOutput } from "./mesh-node.ts";
+import { admitBody, compareStatements, openStatement, signStatement } from "./statement.ts";
 import { type TestNode, TestWorld } from "./testing.ts";
 
 type Failed = Extract<JoinResult, { ok: false }>;
@@ -333,10 +334,109 @@ test("an admin made by an invite admits by itself, and two admins that spend one
   assert.deepEqual(guests.map((guest) => guest.outputs("selfRemoved").length).toSorted(), [0, 1]);
 });
 
-test("an expired membership ends by the clock alone", () => {
+test("an expired membership ends by the clock alone, everywhere", () => {
   const world = new TestWorld(19);
+  const nodes = world.network(3);
+  const [founder, second, third] = nodes as [TestNode, TestNode, TestNode];
+  world.run(5000);
+  const networkId = founder.mesh.networkId as Uint8Array;
+  const latest = [...founder.stored.values()]
+    .map((wire) => openStatement(wire, networkId, systemKeys))
+    .filter((statement) => typeof statement !== "string")
+    .toSorted(compareStatements)
+    .at(-1);
+  assert.ok(latest !== undefined);
+  const body = admitBody({
+    node: third.identity.nodeId,
+    name: "n2",
+    ipv4: 0x64400063,
+    roles: [],
+    tags: ["temporary"],
+    expiresAtMs: Math.floor(world.now(founder).wallMs) + 60_000,
+    invite: undefined,
+  });
+  const fields = { networkId, parents: [latest.hash], hlc: latest.hlc + 1, kind: "admit", body };
+  const wire = signStatement(fields, founder.identity);
+  world.send(founder, second, encodeControl({ type: "statements", wires: [wire] }));
+  world.run(50_000);
+  for (const node of nodes) assert.deepEqual(node.mesh.find("n2")?.tags, ["temporary"]);
+  world.run(11_000);
+  for (const node of [founder, second]) {
+    assert.deepEqual(names(node), ["n0", "n1"]);
+    assert.deepEqual(
+      node.outputs("dropPeer").map((output) => output.reason),
+      ["its membership ended"],
+    );
+  }
+  assert.equal(third.outputs("selfRemoved").length, 1);
+});
+
+test("statements restore in any order, and a damaged one is left out and named", () => {
+  const world = new TestWorld(28);
+  const [founder] = world.network(4) as [TestNode];
+  const networkId = founder.mesh.networkId as Uint8Array;
+  const wires = [...founder.stored.values()].toReversed();
+  const damaged = (wires[0] as Uint8Array).slice();
+  damaged[10] = (damaged[10] as number) ^ 1;
+  const again = world.add();
+  assert.equal(again.mesh.restore(world.now(again), networkId, [damaged, ...wires.slice(1)]), wires.length - 1);
+  world.run(1);
+  assert.match(
+    again
+      .outputs("log")
+      .map((output) => output.text)
+      .join(),
+    /left out: bad-signature/,
+  );
+  assert.equal(again.mesh.restore(world.now(again), networkId, wires), wires.length);
+  assert.deepEqual(again.mesh.memberById(founder.identity.nodeId)?.name, "n0");
+  assert.equal(again.mesh.self, undefined);
+  assert.equal(again.mesh.restore(world.now(again), new Uint8Array(32), wires), 0);
+});
+
+test("a node that was revoked while it was off learns so from its own store", () => {
+  const world = new TestWorld(29);
   const [founder, second] = world.network(2) as [TestNode, TestNode];
-  assert.equal(founder.mesh.memberByStaticKey(second.identity.staticKeys.publicKey)?.expiresAtMs, undefined);
+  world.run(1000);
+  founder.mesh.revoke(world.now(founder), "n1", "sold");
+  world.run(1000);
+  second.seen.length = 0;
+  second.restart(world.now(second));
+  world.run(1);
+  assert.deepEqual(
+    second.outputs("selfRemoved").map((output) => output.reason),
+    ["sold"],
+  );
+  assert.equal(second.mesh.networkName, "home");
+});
+
+test("a member that forges is ignored for a minute", () => {
+  const world = new TestWorld(30);
+  const [founder, second] = world.network(2) as [TestNode, TestNode];
+  world.run(1000);
+  const wire = ([...founder.stored.values()].at(-1) as Uint8Array).slice();
+  wire[0] = (wire[0] as number) ^ 1;
+  wire[wire.length - 1] = (wire.at(-1) as number) ^ 1;
+  for (let i = 0; i < 16; i++) {
+    const forged = signStatement(
+      {
+        networkId: founder.mesh.networkId as Uint8Array,
+        parents: [new Uint8Array(32)],
+        hlc: 5 + i,
+        kind: "note",
+        body: {},
+      },
+      second.identity,
+    );
+    forged[0] = (forged[0] as number) ^ 1;
+    world.send(second, founder, encodeControl({ type: "statements", wires: [forged] }));
+  }
+  assert.equal(founder.mesh.counters.statementsRefused, 16);
+  world.send(second, founder, encodeControl({ type: "statements", wires: [wire] }));
+  assert.equal(founder.mesh.counters.statementsRefused, 16);
+  world.run(61_000);
+  world.send(second, founder, encodeControl({ type: "statements", wires: [wire] }));
+  assert.equal(founder.mesh.counters.statementsRefused, 17);
 });
 
 test("peers see each other's build, and say why when their protocols have nothing in common", () => {

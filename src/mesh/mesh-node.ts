@@ -22,6 +22,7 @@ import { Gossip } from "./gossip.ts";
 import { checkToken, decodeToken, encodeToken, MAX_TOKEN_ADMINS, type TokenAdmin } from "./invite.ts";
 import { failure, JoinAttempt, type JoinFailure, type JoinStep } from "./join-attempt.ts";
 import { systemKeys } from "./keys.ts";
+import { Leaving } from "./leaving.ts";
 import type { Link } from "./links.ts";
 import { Membership, type MembershipDeps } from "./membership.ts";
 import { Dialler, neighboursOf } from "./neighbours.ts";
@@ -40,43 +41,18 @@ import {
   type MeshDeps,
   type MeshOptions,
   type MeshOutput,
+  newMeshCounters,
   type PeerHello,
 } from "./types.ts";
 
 export type * from "./types.ts";
 
-const LEAVE_ATTEMPTS = 5;
-const LEAVE_RETRY_MS = 1000;
 /** Smallest distance between two looks at a growing roster for changes, except after a revocation. */
 const REFRESH_GAP_MS = 50;
 const COSTLY: ReadonlySet<string> = new Set(["digest", "ranges", "have", "known", "seek", "want", "join", "leave"]);
 
-interface Leaving {
-  readonly statement: Statement;
-  attemptsLeft: number;
-  dueMs: number;
-}
-
 export class MeshNode {
-  readonly counters: MeshCounters = {
-    controlReceived: 0,
-    controlMalformed: 0,
-    controlUnknownType: 0,
-    controlRefusedSender: 0,
-    controlRateLimited: 0,
-    statementsAccepted: 0,
-    statementsDuplicate: 0,
-    statementsRefused: 0,
-    statementsPendingEvicted: 0,
-    endpointsAccepted: 0,
-    endpointsRefused: 0,
-    endpointsEvicted: 0,
-    digestsSent: 0,
-    digestsReceived: 0,
-    joinsAccepted: 0,
-    joinsRefused: 0,
-    outputsDropped: 0,
-  };
+  readonly counters: MeshCounters = newMeshCounters();
   readonly #deps: MembershipDeps;
   readonly #options: Required<MeshOptions>;
   readonly #outbox: Outbox = new Outbox();
@@ -108,7 +84,7 @@ export class MeshNode {
       random: deps.random,
       cache: this.#reach.cache,
       counters: this.counters,
-      roster: () => this.#membership?.roster,
+      membership: () => this.#membership,
       isTrusted: (hex: string) => this.#isTrusted(hex),
       isUrgent: () => this.#join !== undefined,
       send: (link: Link, message: ControlMessage) => this.#send(link.staticKey, message),
@@ -225,18 +201,9 @@ export class MeshNode {
    */
   restore(now: Now, networkId: Uint8Array, wires: readonly Uint8Array[]): number {
     const membership = new Membership(this.#deps, networkId, this.#options);
-    let waiting = [...wires];
-    for (let before = Number.POSITIVE_INFINITY; waiting.length > 0 && waiting.length < before;) {
-      before = waiting.length;
-      waiting = waiting.filter((wire) => {
-        // what was accepted once is not judged by today's clock again
-        const result = membership.roster.add(wire, Number.POSITIVE_INFINITY);
-        if (result.status === "refused") this.#outbox.log("warn", `a stored statement is left out: ${result.reason}`);
-        return result.status === "missing";
-      });
-    }
-    if (waiting.length > 0)
-      this.#outbox.log("warn", `${waiting.length} stored statements wait for ones that are not stored`);
+    const { refused, orphans } = membership.load(wires);
+    for (const reason of refused) this.#outbox.log("warn", `a stored statement is left out: ${reason}`);
+    if (orphans > 0) this.#outbox.log("warn", `${orphans} stored statements wait for ones that are not stored`);
     if (membership.roster.size === 0) return 0;
     this.#membership = membership;
     this.#isRemoved = false;
@@ -304,7 +271,7 @@ export class MeshNode {
       );
     }
     const statement = membership.leave(now);
-    this.#leaving = { statement, attemptsLeft: LEAVE_ATTEMPTS, dueMs: now.nowMs };
+    this.#leaving = new Leaving(statement, now);
     this.#persist(statement);
     this.#handleLeaving(now);
     this.#refresh(now);
@@ -534,7 +501,7 @@ export class MeshNode {
       }
     }
     this.counters.statementsPendingEvicted = membership.pendingEvicted;
-    const unknown = missing.filter((hash) => !membership.roster.has(hash)).slice(0, 16);
+    const unknown = missing.filter((hash) => !membership.isKnown(hash)).slice(0, 16);
     if (unknown.length > 0) this.#gossip.want(link, unknown);
     if (added.length === 0) return;
     this.#accepted(now, added, link);
@@ -705,17 +672,14 @@ export class MeshNode {
   }
 
   #handleLeaving(now: Now): void {
-    const leaving = this.#leaving;
-    if (leaving === undefined) return;
     const links = [...this.#gossip.links()].filter((link) => this.#membership?.byStaticHex(link.hex) !== undefined);
-    if (leaving.attemptsLeft === 0 || links.length === 0) return this.#finishLeaving(false);
-    leaving.attemptsLeft--;
-    leaving.dueMs = now.nowMs + LEAVE_RETRY_MS;
-    for (const link of links) this.#send(link.staticKey, { type: "leave", wire: leaving.statement.wire }, true);
+    const message = this.#leaving?.next(now, links.length);
+    if (message === undefined) return this.#finishLeaving(false);
+    for (const link of links) this.#send(link.staticKey, message, true);
   }
 
   #onLeft(hash: Uint8Array): void {
-    if (this.#leaving !== undefined && equal(this.#leaving.statement.hash, hash)) this.#finishLeaving(true);
+    if (this.#leaving?.isConfirmedBy(hash) === true) this.#finishLeaving(true);
   }
 
   #finishLeaving(delivered: boolean): void {

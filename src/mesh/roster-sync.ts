@@ -42,9 +42,10 @@ export function answerRanges(roster: Roster, lower: number, ranges: readonly Ran
   return out;
 }
 
-/** What a list shows to be missing on either side. */
+/** What a list shows to be missing on either side. @param isKnown also true for statements that only wait for their parents */
 export function compareList(
   roster: Roster,
+  isKnown: (hash: Uint8Array) => boolean,
   list: Extract<ControlMessage, { type: "have" }>,
 ): { readonly send: readonly Statement[]; readonly want: readonly Uint8Array[] } {
   const theirs = new Set(list.hashes.map(toHex));
@@ -53,7 +54,7 @@ export function compareList(
     if (list.below !== undefined && compare(statement.hash, list.below) >= 0) return false;
     return !theirs.has(statement.hashHex);
   });
-  return { send, want: list.hashes.filter((hash) => !roster.has(hash)) };
+  return { send, want: list.hashes.filter((hash) => !isKnown(hash)) };
 }
 
 function describeRange(roster: Roster, lower: number, upper: number): ControlMessage[] {

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { test } from "node:test";
 import fc from "fast-check";
-import { equal, toHex, utf8 } from "../base/bytes.ts";
+import { compare, equal, toHex, utf8 } from "../base/bytes.ts";
 import { SeededRandom } from "../base/random.ts";
 import { Identity } from "../crypto/identity.ts";
 import { type MeshKeys, type Signer, SignKind, systemKeys } from "./keys.ts";
@@ -105,16 +105,19 @@ function randomHistory(seed: number): History {
     const node = pick(signers).nodeId;
     const issuer =
       random.unit() < 0.8 ? signers.find((one) => roster.state.admins.has(toHex(one.nodeId))) : pick(signers);
+    const adminNodes = [...roster.state.admins.keys(), toHex(node)].map((hex) => Uint8Array.fromHex(hex));
     const roles: Role[] = random.unit() < 0.6 ? ["admin"] : [];
     const invite = invites.length > 0 && random.unit() < 0.7 ? pick(invites).hash : undefined;
     const body = pick<() => [string, CborMap]>([
       () => ["admit", admit(node, pick(["a", "b", "a-2"]), 0x0a000000 + (random.u32() % 5), roles, invite)],
+      () => ["admit", admit(node, "a", 0x0a000003, ["admin"])],
+      () => ["admit", admit(node, "b", 0x0a000004, ["admin"])],
       () => ["admit", admit(node, pick(["a", "b", "a-2"]), 0x0a000002, roles, invite)],
       () => [
         "invite",
         inviteBody({ key: node, uses: 1 + (random.u32() % 2), expiresAtMs: WALL_MS + 1e9, roles, tags: [] }),
       ],
-      () => ["revoke", revokeBody({ node, invite: undefined, reason: "r" })],
+      () => ["revoke", revokeBody({ node: pick(adminNodes), invite: undefined, reason: "r" })],
       () => ["revoke", revokeBody({ node: undefined, invite: invite ?? networkId, reason: "r" })],
       () => ["weather", { sunny: true }],
     ])();
@@ -405,6 +408,65 @@ test("of two admins that remove each other at once the senior one stays", () => 
   assert.equal(reasonOf(roster, byFounder), "added");
   assert.ok(roster.member(founder.nodeId) !== undefined);
   assert.equal(roster.member(deputy.nodeId), undefined);
+});
+
+test("a circle of removals among admins admitted at once ends the same in every order of arrival", () => {
+  const { roster, signers, say } = stage(4);
+  const [founder, ...deputies] = signers as [Identity, Identity, Identity, Identity];
+  const base = roster.maxHlc;
+  const admissions = deputies.map((deputy, i) =>
+    say(founder, "admit", admit(deputy.nodeId, `d${i}`, 0x0a000002 + i, ["admin"]), [roster.networkId], base + 10 - i),
+  );
+  const parents = admissions.map(statementHash).toSorted(compare);
+  const removals = deputies.map((deputy, i) => {
+    const target = (deputies[(i + 1) % 3] as Identity).nodeId;
+    return say(deputy, "revoke", revokeBody({ node: target, invite: undefined, reason: "" }), parents, base + 20);
+  });
+  const outcomes = new Set<string>();
+  const permutations = [
+    [0, 1, 2],
+    [0, 2, 1],
+    [1, 0, 2],
+    [1, 2, 0],
+    [2, 0, 1],
+    [2, 1, 0],
+  ];
+  for (const order of permutations) {
+    for (const other of permutations) {
+      const copy = new Roster({ keys: systemKeys, networkId: roster.networkId });
+      for (const statement of roster.statements()) copy.addOpened(statement, WALL_MS);
+      for (const i of order) assert.equal(reasonOf(copy, admissions[i] as Uint8Array), "added");
+      for (const i of other) assert.equal(reasonOf(copy, removals[i] as Uint8Array), "added");
+      outcomes.add(snapshot(copy));
+      // the senior's removal comes first, so its target's counts for nothing; the third one's removal of the senior does count
+      const senior = admissions.findIndex((one) => equal(statementHash(one), parents[0] as Uint8Array));
+      assert.deepEqual(
+        deputies.map((deputy) => copy.member(deputy.nodeId) !== undefined),
+        deputies.map((_, i) => i === (senior + 2) % 3),
+      );
+    }
+  }
+  assert.equal(outcomes.size, 1);
+});
+
+test("an invite that is revoked admits nobody whose admission the revocation does not know", () => {
+  const { roster, signers, say } = stage(4);
+  const [founder, early, late] = signers as [Identity, Identity, Identity];
+  const invite = say(
+    founder,
+    "invite",
+    inviteBody({ key: early.nodeId, uses: 5, expiresAtMs: WALL_MS + 1e9, roles: [], tags: [] }),
+  );
+  roster.add(invite, WALL_MS);
+  const hash = statementHash(invite);
+  roster.add(say(founder, "admit", admit(early.nodeId, "early", 0x0a000002, [], hash)), WALL_MS);
+  const { parents } = roster.parentsFor([], WALL_MS);
+  roster.add(say(founder, "admit", admit(late.nodeId, "late", 0x0a000003, [], hash), parents), WALL_MS);
+  assert.ok(roster.member(late.nodeId) !== undefined);
+  roster.add(say(founder, "revoke", revokeBody({ node: undefined, invite: hash, reason: "" }), parents), WALL_MS);
+  assert.ok(roster.member(early.nodeId) !== undefined);
+  assert.equal(roster.member(late.nodeId), undefined);
+  assert.deepEqual([...roster.state.voids.values()], ["its invite was revoked"]);
 });
 
 test("what a removed admin says on old parents has no effect, what it said before stays", () => {

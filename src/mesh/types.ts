@@ -216,3 +216,25 @@ export interface MeshCounters {
   joinsRefused: number;
   outputsDropped: number;
 }
+
+export function newMeshCounters(): MeshCounters {
+  return {
+    controlReceived: 0,
+    controlMalformed: 0,
+    controlUnknownType: 0,
+    controlRefusedSender: 0,
+    controlRateLimited: 0,
+    statementsAccepted: 0,
+    statementsDuplicate: 0,
+    statementsRefused: 0,
+    statementsPendingEvicted: 0,
+    endpointsAccepted: 0,
+    endpointsRefused: 0,
+    endpointsEvicted: 0,
+    digestsSent: 0,
+    digestsReceived: 0,
+    joinsAccepted: 0,
+    joinsRefused: 0,
+    outputsDropped: 0,
+  };
+}

@@ -188,6 +188,13 @@ export class RuntimeControl implements NodeControl {
         loopDelaySeconds,
         mesh: { ...runtime.mesh.counters },
       }),
+      ...[...runtime.handshakeDrops].map(([reason, value]): MetricSample => ({
+        name: "weft_handshake_drops_total",
+        type: "counter",
+        help: "Handshake datagrams that passed the gate and were refused by the session, by reason.",
+        labels: { reason },
+        value,
+      })),
       ...planeSamples(runtime.plane?.counters() ?? new Map()),
       ...peerSamples(this.peers()),
     ];

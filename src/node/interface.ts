@@ -51,7 +51,7 @@ export class InterfaceConfigurator {
     const { name, addresses, prefixes, mtuBytes, prefixMtuBytes } = this.#plan;
     const lines = [`link set dev ${name} mtu ${mtuBytes}`];
     for (const address of addresses) {
-      lines.push(address.includes(":") ? `-6 address replace ${address}/128 dev ${name} nodad` : `address replace ${address}/32 dev ${name}`);
+      lines.push(address.includes(":") ? `address replace ${address}/128 dev ${name} nodad` : `address replace ${address}/32 dev ${name}`);
     }
     lines.push(`link set dev ${name} up`);
     for (const prefix of prefixes) {
@@ -59,7 +59,7 @@ export class InterfaceConfigurator {
       const mtu = six ? Math.max(MIN_IPV6_MTU_BYTES, prefixMtuBytes) : prefixMtuBytes;
       // the own address is named as the source, since a /32 gives the kernel no reason to prefer it
       const source = addresses.find((address) => address.includes(":") === six);
-      lines.push(`${six ? "-6 " : ""}route replace ${prefix} dev ${name} mtu ${mtu}${source === undefined ? "" : ` src ${source}`}`);
+      lines.push(`route replace ${prefix} dev ${name} mtu ${mtu}${source === undefined ? "" : ` src ${source}`}`);
     }
     await this.#run(["-batch", "-"], `${lines.join("\n")}\n`);
   }
@@ -110,9 +110,8 @@ export class InterfaceConfigurator {
     const lines = changes.map(({ address, mtu }) => {
       const six = address.includes(":");
       const source = addresses.find((own) => own.includes(":") === six);
-      const family = six ? "-6 " : "";
       const target = `${address}/${six ? 128 : 32} dev ${name}`;
-      return mtu === undefined ? `${family}route del ${target}` : `${family}route replace ${target} mtu ${mtu}${source === undefined ? "" : ` src ${source}`}`;
+      return mtu === undefined ? `route del ${target}` : `route replace ${target} mtu ${mtu}${source === undefined ? "" : ` src ${source}`}`;
     });
     // recorded first: a route that fails is reported once and not tried again until its value changes
     for (const { address, mtu } of changes) {

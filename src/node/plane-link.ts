@@ -29,7 +29,6 @@ export class PlaneLink {
   }
 
   send(command: Command): void {
-    if (process.env["WDBG"]) console.error("CMD", JSON.stringify(command, (k,v)=> v instanceof Uint8Array ? Buffer.from(v).toString("hex").slice(0,40) : v).slice(0,300));
     if (this.#waiting.length === 0 && this.#plane.send(command)) return;
     if (isDroppable(command) && this.#waiting.length >= MAX_DROPPABLE) {
       this.dropped++;

@@ -11,6 +11,7 @@
 import type { Now } from "../base/clock.ts";
 import { equal, toHex } from "../base/bytes.ts";
 import { endpointFromBytes, formatEndpoint, parseAddress } from "../base/endpoint.ts";
+import { Drop, DROP_NAMES } from "../base/drop.ts";
 import { WeftError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
 import type { Random } from "../base/random.ts";
@@ -38,7 +39,7 @@ export const NETWORK_KEY = "network";
 
 const START_DIALS = 16;
 const TICK_MS = 1000;
-const CACHE_WRITE_MS = 1000;
+const CACHE_WRITE_MS = 250;
 const MAX_PINGS = 1024;
 const MAX_OBSERVED = 4;
 const OBSERVED_LIFE_MS = 600_000;
@@ -96,6 +97,8 @@ export function slotsFor(maxPeers: number): number {
 export class NodeRuntime {
   readonly mesh: MeshNode;
   readonly peers: PeerTable;
+  /** Handshake datagrams that passed the gate and changed nothing, by drop reason (a closed list). */
+  readonly handshakeDrops: Map<string, number> = new Map();
   readonly #deps: RuntimeDeps;
   readonly #options: RuntimeOptions;
   readonly #events: RuntimeEvents;
@@ -268,9 +271,8 @@ export class NodeRuntime {
     this.#closed = true;
     this.#cancelTimer?.();
     for (const { done } of [...this.#pings.values()]) done(undefined);
-    this.#writeCache();
     this.#deps.timestamps.flush();
-    await Promise.allSettled(this.#unwritten);
+    if (this.mesh.self !== undefined) await this.flush();
     this.#sessions?.close();
     this.#link?.close();
   }
@@ -286,7 +288,7 @@ export class NodeRuntime {
     const sessions = this.#sessions;
     switch (event.kind) {
       case "handshake":
-        sessions?.handleHandshake(now, event.datagram, event.from);
+        this.#noteHandshake(event.from, sessions?.handleHandshake(now, event.datagram, event.from) ?? Drop.NONE);
         return;
       case "inner": {
         const peer = this.#holder(event.peer, event.epochId);
@@ -317,11 +319,7 @@ export class NodeRuntime {
         if (peer === undefined) return;
         peer.endpoint = event.endpoint;
         peer.pathMtuBytes = event.mtuBytes;
-        if (event.endpoint !== undefined && peer.member !== undefined) {
-          this.mesh.noteReached(now, peer.nodeId, event.endpoint);
-          this.#writeCacheSoon(now);
-        }
-        this.#events.pathChanged(peer);
+        this.#pathChanged(now, peer);
         return;
       }
       case "observed":
@@ -350,6 +348,21 @@ export class NodeRuntime {
   #holder(slot: number, epochId: number): PeerRecord | undefined {
     const peer = this.peers.bySlot(slot);
     return peer !== undefined && epochId > peer.firstEpochId ? peer : undefined;
+  }
+
+  #noteHandshake(from: Uint8Array, drop: Drop): void {
+    if (drop === Drop.NONE) return;
+    const reason = DROP_NAMES[drop] ?? String(drop);
+    this.handshakeDrops.set(reason, (this.handshakeDrops.get(reason) ?? 0) + 1);
+    this.#deps.log.debug(`handshake from ${formatEndpoint(endpointFromBytes(from))} dropped: ${reason}`);
+  }
+
+  #pathChanged(now: Now, peer: PeerRecord): void {
+    if (peer.endpoint !== undefined && peer.member !== undefined) {
+      this.mesh.noteReached(now, peer.nodeId, peer.endpoint);
+      this.#writeCacheSoon(now);
+    }
+    this.#events.pathChanged(peer);
   }
 
   #observe(now: Now, endpoint: Uint8Array): void {
@@ -528,9 +541,12 @@ export class NodeRuntime {
         this.peers.settle(peer);
         peer.nodeId = member.nodeId;
       }
+      const isFresh = peer.member === undefined;
       peer.member = member;
       peer.psk = this.#options.psk.get(formatNodeId(member.nodeId)) ?? this.#options.psk.get(member.name);
       this.#pushCandidates(now, peer);
+      // a joiner's path was there before anybody knew whose it is
+      if (isFresh && peer.endpoint !== undefined) this.#pathChanged(now, peer);
     }
     if (without > 0) this.#deps.log.warn(`${without} members have no place among the ${this.#options.maxPeers} peers; raise max_peers in weft.toml`);
     this.#pushTables();
@@ -624,8 +640,10 @@ export class NodeRuntime {
     this.#unwritten.add(writing);
   }
 
-  /** Resolves when everything handed to the store so far is on disk or has failed. */
+  /** Resolves when everything worth keeping, the endpoint cache included, is on disk or has failed. */
   async flush(): Promise<void> {
+    this.#writeCacheSoon(this.#deps.clock.now());
+    this.#writeCache();
     while (this.#unwritten.size > 0) await Promise.all(this.#unwritten);
   }
 

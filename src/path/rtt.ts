@@ -1,12 +1,13 @@
 /**
  * Round-trip time of one path: smoothed mean and variation (RFC 6298 §2 gains), 95th percentile of the last 64 samples, and the
- * least value of the last 30–60 s, which is the path without the queue our own traffic builds in it.
+ * least value of the last 5–10 minutes, which is the path without the queue our own traffic builds in it.
  */
 
 const GAIN = 1 / 8;
 const VARIATION_GAIN = 1 / 4;
 const RING = 64;
-const BASELINE_WINDOW_MS = 30_000;
+/** Long, because a transfer of minutes must not make its own queue look like the path. */
+const BASELINE_WINDOW_MS = 300_000;
 /** A longer "round trip" is a broken clock or a lie. */
 const MAX_SAMPLE_MS = 60_000;
 
@@ -60,7 +61,7 @@ export class RttEstimator {
     }
   }
 
-  /** Least sample of the last 30–60 s, ms; the smoothed value when there is none, −1 without samples. */
+  /** Least sample of the last 5–10 minutes, ms; the smoothed value when there is none, −1 without samples. */
   get baselineMs(): number {
     const least = this.#baselineMs < this.#olderBaselineMs ? this.#baselineMs : this.#olderBaselineMs;
     return least === Infinity ? this.smoothedMs : least;

@@ -8,8 +8,10 @@ export const PathKind = { DIRECT: 0, RELAY: 1, TRANSIT: 2 } as const;
 export type PathKind = (typeof PathKind)[keyof typeof PathKind];
 
 const KIND_COST_MS = 1e6;
-/** One percent of loss weighs like this much delay: about what a retransmission costs on average. */
+/** One percent of loss weighs like a hundredth of this delay: about what a retransmission costs on average. */
 const LOSS_COST_MS = 1_000;
+/** Loss up to here is what senders that probe for bandwidth cause themselves, on whichever path carries them. */
+const OWN_LOSS_RATIO = 0.05;
 const HYSTERESIS_RATIO = 0.15;
 const HYSTERESIS_MS = 5;
 
@@ -20,7 +22,7 @@ const HYSTERESIS_MS = 5;
  */
 export function pathCost(kind: PathKind, rttMs: number, lossRatio: number): number {
   if (rttMs < 0) return Infinity;
-  return kind * KIND_COST_MS + rttMs + lossRatio * LOSS_COST_MS;
+  return kind * KIND_COST_MS + rttMs + Math.max(0, lossRatio - OWN_LOSS_RATIO) * LOSS_COST_MS;
 }
 
 /** True when a path of cost `candidate` is worth leaving one of cost `current` for: better by 15 % or 5 ms, whichever is more. */

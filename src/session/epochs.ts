@@ -12,6 +12,8 @@ import { Drop } from "../base/drop.ts";
 import type { Cipher, EpochKeys } from "./types.ts";
 
 export const EPOCHS_PER_PEER = 4;
+/** A retired epoch under which nothing came for this long carries data no more, ms. */
+const QUIET_MS = 1000;
 
 export interface EpochTableOptions {
   /** Peer slots are 0 … maxPeers − 1. */
@@ -202,7 +204,7 @@ export class EpochTable {
       keys.receiveKey.fill(0);
       return undefined;
     }
-    const position = this.#place(peer);
+    const position = this.#place(peer, nowMs);
     const epoch = new Epoch(
       peer,
       keys,
@@ -285,13 +287,13 @@ export class EpochTable {
   }
 
   /** A free place of the peer; displaces the least useful epoch, never the one sent under. */
-  #place(peer: number): number {
+  #place(peer: number, nowMs: number): number {
     const base = peer * EPOCHS_PER_PEER;
     let worst: Epoch | undefined;
     for (let i = base; i < base + EPOCHS_PER_PEER; i++) {
       const epoch = this.#slots[i];
       if (epoch === undefined) return i;
-      if (epoch !== this.#sending[peer] && (worst === undefined || lessUseful(epoch, worst))) worst = epoch;
+      if (epoch !== this.#sending[peer] && (worst === undefined || lessUseful(epoch, worst, nowMs))) worst = epoch;
     }
     this.displaced++;
     const position = this.#slots.indexOf(worst, base);
@@ -330,14 +332,20 @@ export class EpochTable {
   }
 }
 
-/** Which of two epochs to displace first: retired and without user data, retired, unproven, proven; then the one quiet for longest. */
-function lessUseful(a: Epoch, b: Epoch): boolean {
-  const rankA = usefulness(a);
-  const rankB = usefulness(b);
+/** Which of two epochs to displace first; among equals the one quiet for longest. */
+function lessUseful(a: Epoch, b: Epoch, nowMs: number): boolean {
+  const rankA = usefulness(a, nowMs);
+  const rankB = usefulness(b, nowMs);
   return rankA === rankB ? a.lastOpenedMs < b.lastOpenedMs : rankA < rankB;
 }
 
-function usefulness(epoch: Epoch): number {
-  if (epoch.retiredAtMs >= 0) return epoch.userData ? 1 : 0;
-  return epoch.proven ? 3 : 2;
+/** A displaced handshake is retried; a displaced epoch under which the peer still sends data loses it. So those rank highest. */
+function usefulness(epoch: Epoch, nowMs: number): number {
+  if (epoch.retiredAtMs >= 0) {
+    if (!epoch.userData) return 0;
+    return nowMs - epoch.lastOpenedMs > QUIET_MS ? 1 : 4;
+  }
+  if (!epoch.userData) return 2;
+  // The initiator's unproven hybrid epoch may carry data any moment; the responder's only after the initiator heard from it.
+  return epoch.proven || epoch.initiator ? 5 : 3;
 }

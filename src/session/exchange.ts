@@ -60,6 +60,8 @@ export class Exchange {
   /** Ratchet message as sent, to resend it. */
   ratchetOut: Uint8Array | undefined = undefined;
   readonly resend: Resend = new Resend();
+  /** When the initiator first confirmed the final epoch; Infinity before. */
+  confirmedAtMs: number = Infinity;
   /** Given up then; Infinity when a timer of the attempt decides. */
   deadlineMs: number = Infinity;
   /** Answers that did not authenticate, and resends on request: both bounded. */

@@ -139,3 +139,23 @@ export function writeMacs(message: Uint8Array, key: Uint8Array, cookie: Uint8Arr
   if (cookie === undefined) message.fill(0, at + MAC_BYTES);
   else message.set(mac16(cookie, message.subarray(0, at + MAC_BYTES)), at + MAC_BYTES);
 }
+
+/** Bytes of the receiver index in front of a ratchet message's public key or ciphertext. */
+export const RATCHET_INDEX_BYTES = 4;
+
+/** Payload of inner kind 6: fresh receiver index u32 ‖ ML-KEM-768 public key or ciphertext. */
+export function encodeRatchet(index: number, body: Uint8Array): Uint8Array {
+  const message = new Uint8Array(RATCHET_INDEX_BYTES + body.length);
+  viewOf(message).setUint32(0, index, true);
+  message.set(body, RATCHET_INDEX_BYTES);
+  return message;
+}
+
+/** The ephemeral key of an init in hex, by which a retained answer is found. */
+export function ephemeralOf(init: Uint8Array): string {
+  return init.subarray(INIT_EPHEMERAL, INIT_EPHEMERAL + 32).toHex();
+}
+
+export function viewOf(bytes: Uint8Array): DataView {
+  return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+}

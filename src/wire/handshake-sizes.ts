@@ -21,17 +21,12 @@ export const HANDSHAKE_PAYLOAD_BYTES = 40;
 
 export const INIT_SENDER = 4;
 export const INIT_EPHEMERAL = 8;
-export const INIT_STATIC = 40;
-export const INIT_PAYLOAD = 88;
 export const INIT_MAC1 = 144;
-export const INIT_MAC2 = 160;
 
 export const RESPONSE_SENDER = 4;
 export const RESPONSE_RECEIVER = 8;
 export const RESPONSE_EPHEMERAL = 12;
-export const RESPONSE_PAYLOAD = 44;
 export const RESPONSE_MAC1 = 100;
-export const RESPONSE_MAC2 = 116;
 
 export const COOKIE_RECEIVER = 4;
 export const COOKIE_SALT = 8;

@@ -9,7 +9,6 @@ import type { IpPacket } from "./ip.ts";
 export const IPV4_MIN_BYTES = 20;
 export const IPV4_TOS = 1;
 export const IPV4_TOTAL_LENGTH = 2;
-export const IPV4_IDENTIFICATION = 4;
 export const IPV4_FRAGMENT = 6;
 export const IPV4_TTL = 8;
 export const IPV4_PROTOCOL = 9;

@@ -13,9 +13,7 @@ export const TCP_SEQUENCE = 4;
 export const TCP_ACKNOWLEDGEMENT = 8;
 export const TCP_DATA_OFFSET = 12;
 export const TCP_FLAGS = 13;
-export const TCP_WINDOW = 14;
 export const TCP_CHECKSUM = 16;
-export const TCP_URGENT = 18;
 
 /** Bits of the byte at TCP_FLAGS. */
 export const TcpFlag = { FIN: 1, SYN: 2, RST: 4, PSH: 8, ACK: 16, URG: 32, ECE: 64, CWR: 128 } as const;

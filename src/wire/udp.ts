@@ -7,7 +7,6 @@ export const UDP_HEADER_BYTES = 8;
 export const UDP_SOURCE_PORT = 0;
 export const UDP_DESTINATION_PORT = 2;
 export const UDP_LENGTH = 4;
-export const UDP_CHECKSUM = 6;
 
 /** Every field is overwritten when the result is `Drop.NONE`. */
 export class UdpHeader {

@@ -150,6 +150,7 @@ async function scp(folder: string, server: Host, client: Host, address: string):
     "UsePAM=no",
     "PermitRootLogin=prohibit-password",
     "PidFile=none",
+    "Subsystem=sftp internal-sftp",
   ];
   options.push(`ListenAddress=${address.includes(":") ? `[${address}]` : address}:2222`);
   const sshd = server.spawn(findTool("sshd") ?? "sshd", [
