@@ -251,7 +251,7 @@ async function attack(scene: Scene, kind: FloodKind, options: HostileOptions, no
   try {
     dropped = await flowUnderFlood(scene, kind, options);
   } finally {
-    await b.nft("delete table inet bench");
+    await b.nft("delete table inet bench\n");
   }
   const before = weftDrops(await tunnel.nodeB.metrics());
   const residentBefore = residentBytes(pid);

@@ -45,6 +45,22 @@ export async function ping(from: Host, address: string, options: PingOptions = {
   return parsePing(result.stdout, result.stderr);
 }
 
+/** Pings again and again until one is answered. @returns milliseconds it took, or Infinity when nothing came within `limitMs` */
+export async function timeUntilAnswered(from: Host, address: string, limitMs: number): Promise<number> {
+  const began = performance.now();
+  const count = Math.ceil(limitMs / 20);
+  // One process for all of it: -O would say what is missing, the first answer's line is all that counts.
+  const pinging = from.spawn("ping", ["-n", "-i", "0.02", "-c", String(count), address], { name: `${from.name}:ping` });
+  try {
+    await pinging.waitFor(/bytes from/, limitMs);
+    return performance.now() - began;
+  } catch {
+    return Number.POSITIVE_INFINITY;
+  } finally {
+    await pinging.stop("SIGKILL");
+  }
+}
+
 /** @param text output of `ping -n -D` */
 export function parsePing(text: string, errors = ""): PingResult {
   const rttMs: number[] = [];

@@ -38,21 +38,24 @@ function report(pair: SessionPair): string {
   return `seed ${pair.seed}: ${bad.length} of ${pair.ledger.length} datagrams; ${why.join("; ")}`;
 }
 
-test("1,000 forced rekeys on a bad network: every delivered datagram opens exactly once, no sender is ever without an epoch", () => {
-  const pair = rekeys(1000);
-  assert.ok(Math.min(...pair.established) > 1000, `seed ${pair.seed}: only ${pair.established} sessions`);
-  assert.equal(pair.violations().length, 0, report(pair));
-  assert.equal(pair.withoutEpoch, 0, `seed ${pair.seed}`);
-  assert.equal(pair.reusedCounters, 0, `seed ${pair.seed}`);
-  assert.ok(
-    pair.ledger.some((one) => one.delivered === 2),
-    "the network duplicated",
-  );
-  assert.ok(
-    pair.ledger.some((one) => one.delivered === 0),
-    "the network lost",
-  );
-});
+/** The second seed once held a case in which the sides disagreed about two crossed handshakes after a lost keepalive. */
+for (const seed of [SEED, 7]) {
+  test(`1,000 forced rekeys on a bad network, seed ${seed}: every delivered datagram opens exactly once, no sender is ever without an epoch`, () => {
+    const pair = rekeys(1000, { seed });
+    assert.ok(Math.min(...pair.established) > 1000, `only ${pair.established} sessions`);
+    assert.equal(pair.violations().length, 0, report(pair));
+    assert.equal(pair.withoutEpoch, 0);
+    assert.equal(pair.reusedCounters, 0);
+    assert.ok(
+      pair.ledger.some((one) => one.delivered === 2),
+      "the network duplicated",
+    );
+    assert.ok(
+      pair.ledger.some((one) => one.delivered === 0),
+      "the network lost",
+    );
+  });
+}
 
 test("the same seed replays the same run, another seed another", () => {
   const figures = (pair: SessionPair): readonly unknown[] => [

@@ -25,7 +25,7 @@ export interface BulkMembers {
 /** @param state the founder's state directory, its daemon down @param file gets the BulkMembers as JSON, mode 0600 */
 export function admitMembers(state: string, count: number, file: string): void {
   const directory = new StateDirectory(state);
-  const store = new Store(directory.databaseFile);
+  const store = new Store(directory.prepareDatabase());
   try {
     const founder = directory.readIdentity();
     if (founder === undefined) throw new Error(`${state} has no identity`);

@@ -15,10 +15,10 @@ export async function changeAddress(host: Host, link: Link, from: number, to: nu
   const four = (last: number): string => `${link.a.address4.replace(/\.\d+$/, `.${last}`)}/24`;
   const six = (last: number): string => `${link.a.address6.replace(/::[\da-f]+$/, `::${last}`)}/64`;
   const { device } = link.a;
-  await host.ip("addr", "add", four(to), "dev", device);
   await host.ip("addr", "del", four(from), "dev", device);
-  await host.ip("-6", "addr", "add", six(to), "dev", device, "nodad");
+  await host.ip("addr", "add", four(to), "dev", device);
   await host.ip("-6", "addr", "del", six(from), "dev", device);
+  await host.ip("-6", "addr", "add", six(to), "dev", device, "nodad");
   await host.defaultRoute(link.b);
 }
 

@@ -2,7 +2,7 @@
 import { formNetwork } from "../network.ts";
 import { sleep } from "../process.ts";
 import { twoHosts } from "../topologies.ts";
-import { ping } from "../traffic.ts";
+import { timeUntilAnswered } from "../traffic.ts";
 import { atLeast, atMost, type Finding, type Scenario } from "./types.ts";
 
 const ROUNDS = 5;
@@ -24,11 +24,7 @@ export const restart: Scenario = {
         await victim.kill();
         await sleep(round * 300);
         await victim.up();
-        const upAt = performance.now();
-        while ((await ping(other.host, address, { count: 1, graceMs: 200 })).received === 0) {
-          if (performance.now() - upAt > 30_000) break;
-        }
-        waits.push(performance.now() - upAt);
+        waits.push(await timeUntilAnswered(other.host, address, 30_000));
         say(`  ${victim.name} restarted: ${Math.round(waits.at(-1) ?? Number.NaN)} ms`);
       }
       return [

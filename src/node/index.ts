@@ -18,14 +18,13 @@ import { hostname } from "node:os";
 import { monitorEventLoopDelay } from "node:perf_hooks";
 import type { NodeControl } from "../api/control.ts";
 import { PROTOCOL_RANGE, weftVersion } from "../api/paths.ts";
-import { endpointToBytes, endpointFromBytes, formatEndpoint, parseAddress } from "../base/endpoint.ts";
 import { equal } from "../base/bytes.ts";
+import { endpointFromBytes, endpointToBytes, formatAddress, formatEndpoint, parseAddress } from "../base/endpoint.ts";
 import { WeftError } from "../base/errors.ts";
 import { nullLogger } from "../base/log.ts";
 import type { Logger } from "../base/log.ts";
 import { Identity } from "../crypto/identity.ts";
 import { networkPrefix } from "../crypto/node-id.ts";
-import { formatAddress } from "../base/endpoint.ts";
 import type { DataplaneHandle, PlaneSettings, StartDataplane } from "../dataplane/messages.ts";
 import { checkToken, decodeToken } from "../mesh/invite.ts";
 import { MeshNode } from "../mesh/mesh-node.ts";
@@ -41,6 +40,7 @@ import { InterfaceConfigurator, overlayMtu } from "./interface.ts";
 import type { PeerRecord } from "./peer-table.ts";
 import { systemRandom } from "./random.ts";
 import { ENDPOINT_CACHE_KEY, NETWORK_KEY, NodeRuntime, slotsFor } from "./runtime.ts";
+import { withOptions } from "./start-errors.ts";
 import { StateDirectory } from "./state-dir.ts";
 import type { Storage } from "./storage.ts";
 import { StorageThread } from "./storage.ts";
@@ -91,7 +91,7 @@ export async function createNode(options: CreateNodeOptions): Promise<WeftNode> 
     await node.start();
   } catch (error) {
     await node.stop();
-    throw error;
+    throw withOptions(error);
   }
   return node;
 }

@@ -116,6 +116,7 @@ export class NodeRuntime {
   #cacheWriteAtMs = Infinity;
   #timerAtMs = Infinity;
   #cancelTimer: (() => void) | undefined;
+  #announces = false;
   #pumping = false;
   #closed = false;
 
@@ -142,6 +143,7 @@ export class NodeRuntime {
     const others = this.#otherMembers();
     const reachable = others.filter((member) => this.mesh.candidates(member.nodeId, now.wallMs).length > 0);
     reachable.sort((a, b) => Number(b.roles.includes("admin")) - Number(a.roles.includes("admin")));
+    this.#announceFromNow();
     for (const member of reachable.slice(0, START_DIALS)) this.#dial(now, member.nodeId, member.staticKey, undefined);
     this.mesh.handleTimeout(now);
     this.#pump(now);
@@ -381,7 +383,8 @@ export class NodeRuntime {
 
   #pump(now: Now): void {
     // what an output causes (a dial, a drop) is an output again: the loop below takes it, not a nested one
-    if (this.#pumping || this.#closed) return;
+    // and nothing is taken before there is a plane to tell
+    if (this.#pumping || this.#closed || this.#plane === undefined) return;
     this.#pumping = true;
     try {
       for (;;) {
@@ -452,8 +455,11 @@ export class NodeRuntime {
         this.#write([{ kind: "statement", hash: output.hash, bytes: output.bytes }, ...this.#networkMutation()]);
         return;
       case "rosterChanged":
-        for (const member of output.added) log.info(`${member.name} (${member.ipv4}, ${member.ipv6}) is a member`);
-        for (const member of output.removed) log.info(`${member.name} is no member any more`);
+        // whoever was a member before this run, or before this node joined, is no news
+        if (this.#announces) {
+          for (const member of output.added) log.info(`${member.name} (${member.ipv4}, ${member.ipv6}) is a member now`);
+          for (const member of output.removed) log.info(`${member.name} is no member any more`);
+        }
         this.#syncMembers();
         this.#events.rosterChanged();
         return;
@@ -469,6 +475,7 @@ export class NodeRuntime {
         return;
       case "joinResult":
         for (const peer of this.peers.all()) peer.inviteId = undefined;
+        if (output.result.ok) this.#announceFromNow();
         this.#joined?.(output.result);
         this.#joined = undefined;
         return;
@@ -497,6 +504,12 @@ export class NodeRuntime {
   }
 
   // ── peers ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  #announceFromNow(): void {
+    this.#announces = true;
+    const { mesh } = this;
+    this.#deps.log.info(`${mesh.self?.name} (${mesh.self?.ipv4}, ${mesh.self?.ipv6}) in the network ${mesh.networkName}; members: ${mesh.members().length}`);
+  }
 
   #startSessions(): void {
     const { identity, random, timestamps, clock } = this.#deps;

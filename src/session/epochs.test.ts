@@ -221,3 +221,23 @@ test("a fifth epoch displaces the retired one without user data first, and never
   assert.equal(table.sending(0)?.epochId, 1);
   assert.equal(table.displaced, 4);
 });
+
+test("an epoch under which the peer still sends is displaced after handshakes and after quiet ones", () => {
+  const table = new EpochTable(new CountingAead(), { maxPeers: 1 });
+  table.install(0, 0, keys(1, 1));
+  const used = table.install(0, 0, keys(2, 2)) as Epoch;
+  table.install(0, 0, keys(3, 3));
+  table.activate(0, 1);
+  table.retire(0, 0, 2, 10_000);
+  table.retire(0, 0, 3, 10_000);
+  const gone = (id: number, nowMs: number, fields: Partial<EpochKeys>): number[] => {
+    table.accept(used, nowMs, nowMs, 0);
+    const before = [1, 2, 3, 4, 5, 6].filter((index) => table.lookup(index) !== undefined);
+    table.install(nowMs, 0, keys(id, id, fields));
+    return before.filter((index) => table.lookup(index) === undefined);
+  };
+  assert.deepEqual(gone(4, 2000, { userData: false }), []);
+  assert.deepEqual(gone(5, 2000, { initiator: false }), [3], "quiet for 2 s");
+  assert.deepEqual(gone(6, 2010, {}), [4], "a handshake can be retried");
+  assert.equal(used.live, true);
+});

@@ -13,7 +13,7 @@ import type { Cipher, EpochKeys } from "./types.ts";
 
 export const EPOCHS_PER_PEER = 4;
 /** A retired epoch under which nothing came for this long carries data no more, ms. */
-const QUIET_MS = 1000;
+const QUIET_MS = 250;
 
 export interface EpochTableOptions {
   /** Peer slots are 0 … maxPeers − 1. */

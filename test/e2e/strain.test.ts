@@ -4,7 +4,7 @@ import { test } from "node:test";
 import { testEnvironment } from "../../lab/test-hooks.ts";
 import { impairedHosts, twoHosts } from "../../lab/topologies.ts";
 import { iperf, ping } from "../../lab/traffic.ts";
-import { skip, withNetwork } from "./support.ts";
+import { skip, sum, withNetwork } from "./support.ts";
 
 test("a rekey every second under 100 pings a second loses none", { skip }, async () => {
   await withNetwork(
@@ -71,6 +71,12 @@ test(
           echo.longestGapMs < 300,
           `no answer for ${echo.longestGapMs} ms while the control thread was blocked for 1,000`,
         );
+        const metrics = await a.metrics();
+        const loopDelaySeconds = sum(metrics, "weft_control_loop_delay_seconds");
+        assert.ok(loopDelaySeconds > 0.5, `control: the control thread stood still for ${loopDelaySeconds} s at most`);
+        const commitSeconds =
+          sum(metrics, "weft_store_commit_seconds_total") / sum(metrics, "weft_store_commits_total");
+        assert.ok(commitSeconds > 0.4, `control: a commit took ${commitSeconds} s`);
         const flow = await iperf(b.host, a.host, address, { seconds: 6, reverse: true, intervalSeconds: 0.5 });
         const sorted = flow.intervals.toSorted((x, y) => x - y);
         const median = sorted[Math.floor(sorted.length / 2)];
