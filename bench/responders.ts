@@ -235,12 +235,10 @@ class Crowd {
     const header = this.#header;
     if (length < DATA_MIN_BYTES || decodeDataHeader(view, this.#in, length, header) !== Drop.NONE) return false;
     const epoch = this.#table.lookup(header.receiver);
-    if (process.env.DBG) console.log("rx", responder.index, length, epoch?.epochId, epoch?.peer, epoch?.hybrid, header.counterLow);
     if (epoch === undefined || epoch.peer !== responder.index) return false;
     if (epoch.replay.check(header.counterLow, header.counterHigh) !== Drop.NONE) return false;
     const plain = this.#in + DATA_HEADER_BYTES;
     const plainBytes = length - DATA_HEADER_BYTES - TAG_BYTES;
-    if (process.env.DBG) console.log("pre-open", epoch.cipher);
     if (!this.#aead.open(epoch.openHandle, header.counterLow, header.counterHigh, plain, plainBytes, plain))
       return false;
     if (this.#table.accept(epoch, now.nowMs, header.counterLow, header.counterHigh))

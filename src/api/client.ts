@@ -4,7 +4,17 @@
  */
 import { request } from "node:http";
 import { WeftError } from "../base/errors.ts";
-import type { DoctorFact, HealthItem, InviteRequest, InviteView, MemberView, PeerView, PingView, StatusView, WhoisView } from "./control.ts";
+import type {
+  DoctorFact,
+  HealthItem,
+  InviteRequest,
+  InviteView,
+  MemberView,
+  PeerView,
+  PingView,
+  StatusView,
+  WhoisView,
+} from "./control.ts";
 
 /** Longer than the longest the daemon may take for one answer (a ping of 60 s). */
 const TIMEOUT_MS = 75_000;
@@ -80,7 +90,12 @@ export class ApiClient {
           method,
           path,
           agent: false,
-          headers: { host: "weft", ...(payload === undefined ? {} : { "content-type": "application/json", "content-length": Buffer.byteLength(payload) }) },
+          headers: {
+            host: "weft",
+            ...(payload === undefined
+              ? {}
+              : { "content-type": "application/json", "content-length": Buffer.byteLength(payload) }),
+          },
         },
         (response) => {
           const chunks: Buffer[] = [];
@@ -106,25 +121,48 @@ export class ApiClient {
 
   #unreachable(error: NodeJS.ErrnoException): WeftError {
     if (error.code === "EACCES" || error.code === "EPERM") {
-      return new WeftError("API_DENIED", `no permission to use ${this.socketPath}`, "run the command as the user that runs the daemon, or with sudo", { cause: error });
+      return new WeftError(
+        "API_DENIED",
+        `no permission to use ${this.socketPath}`,
+        "run the command as the user that runs the daemon, or with sudo",
+        { cause: error },
+      );
     }
     if (error.code === "ENOENT" || error.code === "ECONNREFUSED" || error.code === "ENOTDIR") {
-      return new WeftError("DAEMON_DOWN", `no daemon is running on ${this.socketPath}`, "start it with `weft up`, or name its directory with --state DIR", {
-        cause: error,
-      });
+      return new WeftError(
+        "DAEMON_DOWN",
+        `no daemon is running on ${this.socketPath}`,
+        "start it with `weft up`, or name its directory with --state DIR",
+        {
+          cause: error,
+        },
+      );
     }
-    return new WeftError("API_FAILED", `the daemon did not answer: ${error.message}`, "see the daemon's log, or start it again with `weft up`", { cause: error });
+    return new WeftError(
+      "API_FAILED",
+      `the daemon did not answer: ${error.message}`,
+      "see the daemon's log, or start it again with `weft up`",
+      { cause: error },
+    );
   }
 }
 
 function remoteError(text: string, status: number): WeftError {
   try {
     const value = JSON.parse(text) as Record<string, unknown>;
-    if (typeof value["code"] === "string" && typeof value["message"] === "string" && typeof value["remedy"] === "string") {
+    if (
+      typeof value["code"] === "string" &&
+      typeof value["message"] === "string" &&
+      typeof value["remedy"] === "string"
+    ) {
       return new WeftError(value["code"], value["message"], value["remedy"]);
     }
   } catch {
     // not ours: fall through to the plain message
   }
-  return new WeftError("API_FAILED", `the daemon answered with status ${status}`, "check that client and daemon are of the same version: `weft version`");
+  return new WeftError(
+    "API_FAILED",
+    `the daemon answered with status ${status}`,
+    "check that client and daemon are of the same version: `weft version`",
+  );
 }

@@ -4,7 +4,11 @@ import { homedir } from "node:os";
 import { join, resolve } from "node:path";
 
 /** `--state`, else /var/lib/weft for root, else $XDG_STATE_HOME/weft (default ~/.local/state/weft). @returns an absolute path */
-export function stateDirectory(given: string | undefined, env: NodeJS.ProcessEnv = process.env, uid: number | undefined = process.getuid?.()): string {
+export function stateDirectory(
+  given: string | undefined,
+  env: NodeJS.ProcessEnv = process.env,
+  uid: number | undefined = process.getuid?.(),
+): string {
   if (given !== undefined) return resolve(given);
   if (uid === 0) return "/var/lib/weft";
   const base = env["XDG_STATE_HOME"];
@@ -19,7 +23,8 @@ let version: string | undefined;
 
 /** The version in package.json, for example "0.1.0". */
 export function weftVersion(): string {
-  version ??= (JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")) as { version: string }).version;
+  version ??= (JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")) as { version: string })
+    .version;
   return version;
 }
 

@@ -34,11 +34,16 @@ export function formatPrometheus(samples: readonly MetricSample[]): string {
   const lines: string[] = [];
   for (const [name, family] of families) {
     const first = family[0] as MetricSample;
-    lines.push(`# HELP ${name} ${first.help.replaceAll("\\", "\\\\").replaceAll("\n", "\\n")}`, `# TYPE ${name} ${first.type}`);
+    lines.push(
+      `# HELP ${name} ${first.help.replaceAll("\\", "\\\\").replaceAll("\n", "\\n")}`,
+      `# TYPE ${name} ${first.type}`,
+    );
     for (const sample of family) {
       if (sample.type === "histogram") {
         for (const [upper, count] of sample.buckets ?? []) {
-          lines.push(`${name}_bucket${formatLabels(sample.labels, `le="${formatNumber(upper)}"`)} ${formatNumber(count)}`);
+          lines.push(
+            `${name}_bucket${formatLabels(sample.labels, `le="${formatNumber(upper)}"`)} ${formatNumber(count)}`,
+          );
         }
         lines.push(`${name}_sum${formatLabels(sample.labels)} ${formatNumber(sample.sum ?? 0)}`);
         lines.push(`${name}_count${formatLabels(sample.labels)} ${formatNumber(sample.value)}`);

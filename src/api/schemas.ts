@@ -7,7 +7,9 @@ const nodeReference = z.string().check(z.minLength(1), z.maxLength(256));
 export const inviteBody: z.ZodMiniType<InviteRequest> = z.strictObject({
   uses: z.optional(z.int().check(z.gte(1), z.lte(10_000))),
   expiresSeconds: z.optional(z.int().check(z.gte(1), z.lte(365 * 86_400))),
-  roles: z.optional(z.array(z.enum(["member", "admin", "beacon", "router", "exit"])).check(z.minLength(1), z.maxLength(5))),
+  roles: z.optional(
+    z.array(z.enum(["member", "admin", "beacon", "router", "exit"])).check(z.minLength(1), z.maxLength(5)),
+  ),
 });
 
 export const revokeBody: z.ZodMiniType<{ node: string; reason?: string | undefined }> = z.strictObject({

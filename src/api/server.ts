@@ -55,7 +55,11 @@ function check<T extends z.ZodMiniType>(schema: T, value: unknown): z.output<T> 
   if (result.success) return result.data;
   const issue = result.error.issues[0];
   const where = issue?.path.join(".") ?? "";
-  throw new WeftError("BAD_REQUEST", `${where === "" ? "body" : where}: ${issue?.message ?? "not valid"}`, "see `weft COMMAND --help` for what is accepted");
+  throw new WeftError(
+    "BAD_REQUEST",
+    `${where === "" ? "body" : where}: ${issue?.message ?? "not valid"}`,
+    "see `weft COMMAND --help` for what is accepted",
+  );
 }
 
 /** The routes alone, so that tests can call them without a socket. */
@@ -65,14 +69,20 @@ export function createApi(control: NodeControl, log: Logger): Hono {
   app.use(
     bodyLimit({
       maxSize: MAX_BODY_BYTES,
-      onError: (context) => errorResponse(context, "TOO_LARGE", `the body is larger than ${MAX_BODY_BYTES} bytes`, "send less"),
+      onError: (context) =>
+        errorResponse(context, "TOO_LARGE", `the body is larger than ${MAX_BODY_BYTES} bytes`, "send less"),
     }),
   );
   app.use(async (context, next) => {
     // a browser that was led here by a rebound name or a form sends one of these; our own client never does
     const host = context.req.header("host") ?? "";
     if (host !== "weft" || context.req.header("origin") !== undefined) {
-      return errorResponse(context, "BAD_REQUEST", `unexpected Host or Origin header (${host})`, "use the weft command or its client library");
+      return errorResponse(
+        context,
+        "BAD_REQUEST",
+        `unexpected Host or Origin header (${host})`,
+        "use the weft command or its client library",
+      );
     }
     return next();
   });
@@ -109,9 +119,13 @@ export function createApi(control: NodeControl, log: Logger): Hono {
     await control.down();
     return context.json({});
   });
-  app.get("/metrics", (context) => context.body(formatPrometheus(control.metrics()), 200, { "content-type": PROMETHEUS_CONTENT_TYPE }));
+  app.get("/metrics", (context) =>
+    context.body(formatPrometheus(control.metrics()), 200, { "content-type": PROMETHEUS_CONTENT_TYPE }),
+  );
 
-  app.notFound((context) => errorResponse(context, "NOT_FOUND", `no route ${context.req.method} ${context.req.path}`, "see docs/guide.md"));
+  app.notFound((context) =>
+    errorResponse(context, "NOT_FOUND", `no route ${context.req.method} ${context.req.path}`, "see docs/guide.md"),
+  );
   app.onError((error, context) => {
     if (error instanceof WeftError) return errorResponse(context, error.code, error.message, error.remedy);
     log.error(`request ${context.req.method} ${context.req.path} failed: ${error.message}`, { stack: error.stack });
@@ -138,7 +152,10 @@ export async function serveApi(control: NodeControl, socketPath: string, log: Lo
   }
   rmSync(socketPath, { force: true });
   const listener = getRequestListener(createApi(control, log).fetch, { overrideGlobalObjects: false });
-  const server: Server = createServer({ requestTimeout: 90_000 }, (request, response) => void listener(request, response));
+  const server: Server = createServer(
+    { requestTimeout: 90_000 },
+    (request, response) => void listener(request, response),
+  );
   server.maxConnections = MAX_CONNECTIONS;
   await new Promise<void>((resolve, reject) => {
     server.once("error", reject);

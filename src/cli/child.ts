@@ -9,7 +9,11 @@ export async function runChild(program: string, args: readonly string[]): Promis
   const root = new URL("../../", import.meta.url);
   const file = fileURLToPath(new URL(program, root));
   if (!existsSync(file)) {
-    throw new WeftError("NOT_INSTALLED", `${program} is not part of this installation`, "run it from a checkout of the repository");
+    throw new WeftError(
+      "NOT_INSTALLED",
+      `${program} is not part of this installation`,
+      "run it from a checkout of the repository",
+    );
   }
   const child = spawn(fileURLToPath(new URL("bin/weft-node", root)), [file, ...args], { stdio: "inherit" });
   // a terminal sends Ctrl-C to both; a service manager only to us

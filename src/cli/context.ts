@@ -78,7 +78,8 @@ export function reportError(error: unknown, argv: readonly string[]): number {
 /** Asks on the terminal; without one `--yes` is needed. @throws UsageError */
 export async function confirm(question: string, yes: boolean): Promise<boolean> {
   if (yes) return true;
-  if (!process.stdin.isTTY || !process.stderr.isTTY) throw new UsageError("this needs a confirmation and there is no terminal to ask on", "add --yes");
+  if (!process.stdin.isTTY || !process.stderr.isTTY)
+    throw new UsageError("this needs a confirmation and there is no terminal to ask on", "add --yes");
   const { createInterface } = await import("node:readline/promises");
   const reader = createInterface({ input: process.stdin, output: process.stderr });
   try {
@@ -91,7 +92,8 @@ export async function confirm(question: string, yes: boolean): Promise<boolean> 
 /** A whole number in a range. @throws UsageError naming the option */
 export function wholeNumber(text: string, option: string, low: number, high: number): number {
   const value = Number(text);
-  if (!/^\d+$/.test(text) || value < low || value > high) throw new UsageError(`${option} "${text}" is no whole number from ${low} to ${high}`, "correct it");
+  if (!/^\d+$/.test(text) || value < low || value > high)
+    throw new UsageError(`${option} "${text}" is no whole number from ${low} to ${high}`, "correct it");
   return value;
 }
 
@@ -100,6 +102,7 @@ const DURATION_UNITS: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60
 /** "90s", "15m", "1h", "7d"; a plain number counts seconds. @returns milliseconds @throws UsageError naming the option */
 export function duration(text: string, option: string): number {
   const match = /^(\d+(?:\.\d+)?)(ms|s|m|h|d)?$/.exec(text);
-  if (match === null) throw new UsageError(`${option} "${text}" is no duration`, "write for example 30s, 15m, 1h or 7d");
+  if (match === null)
+    throw new UsageError(`${option} "${text}" is no duration`, "write for example 30s, 15m, 1h or 7d");
   return Number(match[1]) * (DURATION_UNITS[match[2] ?? "s"] as number);
 }

@@ -14,7 +14,10 @@ export function register(program: Command): void {
     createCommand("demo", "build a network on this machine and use it", EXAMPLE)
       .option("--once", "end by itself, with exit code 0 or 1")
       .action(async (options) => {
-        process.exitCode = await runChild("lab/demo.ts", [...(options.once === true ? ["--once"] : []), ...(options.json === true ? ["--json"] : [])]);
+        process.exitCode = await runChild("lab/demo.ts", [
+          ...(options.once === true ? ["--once"] : []),
+          ...(options.json === true ? ["--json"] : []),
+        ]);
       }),
   );
 }

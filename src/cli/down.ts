@@ -18,7 +18,11 @@ export async function waitUntilGone(api: ApiClient): Promise<void> {
     }
     await sleep(POLL_MS);
   }
-  throw new WeftError("STILL_UP", `the daemon still answers after ${PATIENCE_MS / 1000} s`, "look at its log, or stop its process");
+  throw new WeftError(
+    "STILL_UP",
+    `the daemon still answers after ${PATIENCE_MS / 1000} s`,
+    "look at its log, or stop its process",
+  );
 }
 
 export function register(program: Command): void {

@@ -10,9 +10,15 @@ export function paint(style: Style, text: string): string {
 }
 
 /** Left-aligned columns, two spaces apart; numbers may be aligned right by naming their column. */
-export function table(header: readonly string[], rows: readonly (readonly string[])[], right: readonly number[] = []): string {
+export function table(
+  header: readonly string[],
+  rows: readonly (readonly string[])[],
+  right: readonly number[] = [],
+): string {
   const all = [header, ...rows];
-  const widths = header.map((_, column) => Math.max(...all.map((row) => stripVTControlCharacters(row[column] ?? "").length)));
+  const widths = header.map((_, column) =>
+    Math.max(...all.map((row) => stripVTControlCharacters(row[column] ?? "").length)),
+  );
   const line = (row: readonly string[], style?: Style): string =>
     row
       .map((cell, column) => {

@@ -12,7 +12,9 @@ export function register(program: Command): void {
       .action(async (node, options) => {
         const api = client(options);
         const all = node === undefined ? (await api.status()).node.addresses : (await api.whois(node)).addresses;
-        const addresses = all.filter((address) => (address.includes(":") ? options.ipv4 !== true : options.ipv6 !== true));
+        const addresses = all.filter((address) =>
+          address.includes(":") ? options.ipv4 !== true : options.ipv6 !== true,
+        );
         show(options, { addresses }, () => addresses.join("\n"));
       }),
   );

@@ -6,7 +6,11 @@ import { paint, shortId, table } from "./format.ts";
 export function register(program: Command): void {
   add(
     program,
-    createCommand("members", "list the members of the network", "$ weft members\n$ weft members --json | jq '.members[].name'").action(async (options) => {
+    createCommand(
+      "members",
+      "list the members of the network",
+      "$ weft members\n$ weft members --json | jq '.members[].name'",
+    ).action(async (options) => {
       show(options, { members: await client(options).members() }, ({ members }) =>
         table(
           ["MEMBER", "ID", "ADDRESSES", "ROLES", "STATE", "SINCE", "UNTIL"],

@@ -3,7 +3,10 @@ import type { PeerView } from "../api/control.ts";
 import { age, bytes, milliseconds, paint, path, table } from "./format.ts";
 
 /** @param earlier figures of the refresh before and the time since then, for rates */
-export function peerTable(peers: readonly PeerView[], earlier?: { readonly peers: readonly PeerView[]; readonly elapsedMs: number }): string {
+export function peerTable(
+  peers: readonly PeerView[],
+  earlier?: { readonly peers: readonly PeerView[]; readonly elapsedMs: number },
+): string {
   if (peers.length === 0) return "no other member yet; `weft invite` on an admin prints a token for the next one";
   const rate = (peer: PeerView, field: "txBytes" | "rxBytes"): string => {
     const before = earlier?.peers.find((other) => other.id === peer.id);
@@ -26,7 +29,21 @@ export function peerTable(peers: readonly PeerView[], earlier?: { readonly peers
     peer.cipher === "none" ? "–" : peer.hybrid ? "yes" : "no",
   ]);
   return table(
-    ["PEER", "ADDRESS", "STATE", "PATH", "RTT", "LOSS", "PMTU", "SENT", "RECEIVED", "HEARD", "KEYS", "CIPHER", "HYBRID"],
+    [
+      "PEER",
+      "ADDRESS",
+      "STATE",
+      "PATH",
+      "RTT",
+      "LOSS",
+      "PMTU",
+      "SENT",
+      "RECEIVED",
+      "HEARD",
+      "KEYS",
+      "CIPHER",
+      "HYBRID",
+    ],
     rows,
     [4, 5, 6, 7, 8, 9, 10],
   );

@@ -6,7 +6,11 @@ import { peerTable } from "./peer-table.ts";
 export function register(program: Command): void {
   add(
     program,
-    createCommand("peers", "list the peers with path, RTT, loss, PMTU, cipher", "$ weft peers\n$ weft peers --json | jq '.peers[].path'").action(async (options) => {
+    createCommand(
+      "peers",
+      "list the peers with path, RTT, loss, PMTU, cipher",
+      "$ weft peers\n$ weft peers --json | jq '.peers[].path'",
+    ).action(async (options) => {
       show(options, { peers: await client(options).peers() }, ({ peers }) => peerTable(peers));
     }),
   );

@@ -14,7 +14,11 @@ interface Reply {
 export function register(program: Command): void {
   add(
     program,
-    createCommand("ping", "measure the way to a peer", "$ weft ping nas\n$ weft ping nas --count 20 --interval 100ms --json")
+    createCommand(
+      "ping",
+      "measure the way to a peer",
+      "$ weft ping nas\n$ weft ping nas --count 20 --interval 100ms --json",
+    )
       .argument("<PEER>", "name, id or overlay address")
       .option("-c, --count <N>", "how many", "5")
       .option("-i, --interval <TIME>", "pause between two", "1s")
@@ -36,7 +40,8 @@ export function register(program: Command): void {
             if (options.json !== true) print(`${seq}: no reply from ${echo.peer.name} within ${timeoutMs} ms`);
           } else {
             replies.push({ seq, rttMs: echo.rttMs, path: echo.path });
-            if (options.json !== true) print(`${seq}: reply from ${echo.peer.name} in ${milliseconds(echo.rttMs)} (${path(echo.path)})`);
+            if (options.json !== true)
+              print(`${seq}: reply from ${echo.peer.name} in ${milliseconds(echo.rttMs)} (${path(echo.path)})`);
           }
           const pauseMs = intervalMs - (performance.now() - startedMs);
           if (seq < count && pauseMs > 0) await sleep(pauseMs);
@@ -46,7 +51,10 @@ export function register(program: Command): void {
         } else {
           const times = replies.map((reply) => reply.rttMs).sort((a, b) => a - b);
           const mean = times.reduce((sum, time) => sum + time, 0) / times.length;
-          const figures = times.length === 0 ? "" : `, ${milliseconds(times[0] as number)} / ${milliseconds(mean)} / ${milliseconds(times.at(-1) as number)} (least / mean / most)`;
+          const figures =
+            times.length === 0
+              ? ""
+              : `, ${milliseconds(times[0] as number)} / ${milliseconds(mean)} / ${milliseconds(times.at(-1) as number)} (least / mean / most)`;
           print(`${count} sent, ${replies.length} answered, ${lost} lost${figures}`);
         }
         if (replies.length === 0) process.exitCode = Exit.FAILURE;

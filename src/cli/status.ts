@@ -17,15 +17,24 @@ function render(status: StatusView, earlier?: { status: StatusView; elapsedMs: n
     }`,
     `reached at ${node.endpoints.length === 0 ? "–" : node.endpoints.join("  ")}  up ${age(node.uptimeMs)}  weft ${node.version}`,
   ];
-  const health = status.health.map((item) => `${paint(SEVERITY_STYLE[item.severity], item.severity)}: ${item.text}; ${item.remedy}`);
-  const peers = peerTable(status.peers, earlier === undefined ? undefined : { peers: earlier.status.peers, elapsedMs: earlier.elapsedMs });
+  const health = status.health.map(
+    (item) => `${paint(SEVERITY_STYLE[item.severity], item.severity)}: ${item.text}; ${item.remedy}`,
+  );
+  const peers = peerTable(
+    status.peers,
+    earlier === undefined ? undefined : { peers: earlier.status.peers, elapsedMs: earlier.elapsedMs },
+  );
   return [...head, "", peers, ...(health.length === 0 ? [] : ["", ...health])].join("\n");
 }
 
 export function register(program: Command): void {
   add(
     program,
-    createCommand("status", "show this node, its peers and what is wrong", "$ weft status\n$ weft status --watch\n$ weft status --json | jq '.peers[] | {name, rttMs}'")
+    createCommand(
+      "status",
+      "show this node, its peers and what is wrong",
+      "$ weft status\n$ weft status --watch\n$ weft status --json | jq '.peers[] | {name, rttMs}'",
+    )
       .option("--watch [TIME]", "refresh until interrupted (default every 1s), with rates instead of totals")
       .action(async (options) => {
         const api = client(options);
@@ -41,7 +50,10 @@ export function register(program: Command): void {
           if (options.json === true) {
             print(JSON.stringify(status));
           } else {
-            const view = render(status, earlier === undefined ? undefined : { status: earlier.status, elapsedMs: atMs - earlier.atMs });
+            const view = render(
+              status,
+              earlier === undefined ? undefined : { status: earlier.status, elapsedMs: atMs - earlier.atMs },
+            );
             process.stdout.write(process.stdout.isTTY ? `\x1b[H\x1b[2J${view}\n` : `${view}\n\n`);
           }
           earlier = { status, elapsedMs: 0, atMs };

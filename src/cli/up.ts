@@ -19,9 +19,16 @@ function readToken(argument: string): string {
   try {
     text = readFileSync(source, "utf8").trim();
   } catch (error) {
-    throw new UsageError(`cannot read the token: ${(error as Error).message}`, "give --join TOKEN, --join @FILE or --join - for standard input");
+    throw new UsageError(
+      `cannot read the token: ${(error as Error).message}`,
+      "give --join TOKEN, --join @FILE or --join - for standard input",
+    );
   }
-  if (text === "") throw new UsageError(`${source === 0 ? "standard input" : source} holds no token`, "take the one that `weft invite` printed");
+  if (text === "")
+    throw new UsageError(
+      `${source === 0 ? "standard input" : source} holds no token`,
+      "take the one that `weft invite` printed",
+    );
   return text;
 }
 
@@ -32,7 +39,11 @@ export function register(program: Command): void {
     createCommand("up", "run the daemon in the foreground", EXAMPLE)
       .option("--join <TOKEN|-|@FILE>", "join the network of this invite first")
       .option("--name <NODE>", "name of this node (default: the host's name)")
-      .option("--listen <ADDR:PORT>", "underlay address to listen on; may be repeated (default: port 9338 on all)", collect)
+      .option(
+        "--listen <ADDR:PORT>",
+        "underlay address to listen on; may be repeated (default: port 9338 on all)",
+        collect,
+      )
       .option("--tun <NAME>", "name of the interface (default: weft0)")
       .option("--no-tun", "agent node: no interface, no privilege needed")
       .option("--endpoint <HOST:PORT>", "where others reach this node; may be repeated", collect)
@@ -41,7 +52,8 @@ export function register(program: Command): void {
         const token = options.join === undefined ? undefined : readToken(options.join);
         const { LOG_LEVELS } = await import("../node/log.ts");
         const level = LOG_LEVELS.find((known) => known === options.log);
-        if (options.log !== undefined && level === undefined) throw new UsageError(`--log "${options.log}" is no level`, `use one of ${LOG_LEVELS.join(", ")}`);
+        if (options.log !== undefined && level === undefined)
+          throw new UsageError(`--log "${options.log}" is no level`, `use one of ${LOG_LEVELS.join(", ")}`);
         const { runDaemon } = await import("../node/daemon.ts");
         process.exitCode = await runDaemon({
           stateDirectory: stateDirectory(options.state),
@@ -53,7 +65,12 @@ export function register(program: Command): void {
             tun: options.tun,
             logLevel: level,
           },
-          onReady: (status) => process.stdout.write(options.json === true ? `${JSON.stringify({ ready: true, node: status.node, network: status.network })}\n` : "ready\n"),
+          onReady: (status) =>
+            process.stdout.write(
+              options.json === true
+                ? `${JSON.stringify({ ready: true, node: status.node, network: status.network })}\n`
+                : "ready\n",
+            ),
         });
       }),
   );

@@ -332,6 +332,7 @@ export class Engine {
       case "candidates": {
         const peer = this.#peers[command.peer];
         this.#candidates.set(command.peer, command.endpoints);
+        for (const endpoint of command.endpoints) this.#gate.noteKnown(endpoint);
         if (peer !== undefined) {
           peer.paths.setCandidates(this.#nowMs, command.endpoints);
           this.#schedulePaths(peer);
@@ -667,6 +668,7 @@ export class Engine {
       peer.maxPacketBytes = mtuBytes - outer - DATA_OVERHEAD_BYTES;
       if (hadNone) this.outbound.released(peer);
     }
+    if (active >= 0) this.#gate.noteKnown(this.#readName(paths.activeName()));
     this.#emit({
       kind: "path",
       peer: peer.slot,

@@ -5,7 +5,16 @@ import { join } from "node:path";
 import { test } from "node:test";
 import fc from "fast-check";
 import { WeftError } from "../base/errors.ts";
-import { defaultNodeName, isNodeName, loadConfig, nearest, parseConfig, parseHostPort, parseListen, parsePsk } from "./config.ts";
+import {
+  defaultNodeName,
+  isNodeName,
+  loadConfig,
+  nearest,
+  parseConfig,
+  parseHostPort,
+  parseListen,
+  parsePsk,
+} from "./config.ts";
 
 function refusal(source: string): { message: string; remedy: string } {
   try {
@@ -20,8 +29,14 @@ function refusal(source: string): { message: string; remedy: string } {
 }
 
 test("an unknown key names the file, the key and the nearest valid one", () => {
-  assert.deepEqual(refusal('nmae = "x"'), { message: '/x/weft.toml: unknown key "nmae"', remedy: 'did you mean "name"? Otherwise remove it' });
-  assert.deepEqual(refusal('[log]\nlvl = "info"'), { message: '/x/weft.toml: unknown key "log.lvl"', remedy: 'did you mean "log.level"? Otherwise remove it' });
+  assert.deepEqual(refusal('nmae = "x"'), {
+    message: '/x/weft.toml: unknown key "nmae"',
+    remedy: 'did you mean "name"? Otherwise remove it',
+  });
+  assert.deepEqual(refusal('[log]\nlvl = "info"'), {
+    message: '/x/weft.toml: unknown key "log.lvl"',
+    remedy: 'did you mean "log.level"? Otherwise remove it',
+  });
   assert.match(refusal("frobnicate = 1").remedy, /known keys: name, listen/);
 });
 
@@ -48,7 +63,7 @@ test("a wrong pre-shared key is named but never printed", () => {
 });
 
 test("broken TOML is reported with its line", () => {
-  assert.match(refusal("name = \"a\"\nlisten = [").message, /^\/x\/weft\.toml:2:\d+: not valid TOML/);
+  assert.match(refusal('name = "a"\nlisten = [').message, /^\/x\/weft\.toml:2:\d+: not valid TOML/);
 });
 
 test("any text is either a configuration or one clear refusal", () => {
@@ -68,7 +83,10 @@ test("options win over the file and the file over the defaults", () => {
   try {
     assert.equal(loadConfig(directory).tun, "weft%d");
     assert.equal(loadConfig(directory).pq, "require");
-    writeFileSync(join(directory, "weft.toml"), `name = "box"\ntun = "w0"\npq = "prefer"\n[psk]\nnas = "${"ab".repeat(32)}"\n`);
+    writeFileSync(
+      join(directory, "weft.toml"),
+      `name = "box"\ntun = "w0"\npq = "prefer"\n[psk]\nnas = "${"ab".repeat(32)}"\n`,
+    );
     const fromFile = loadConfig(directory);
     assert.equal(fromFile.name, "box");
     assert.equal(fromFile.tun, "w0");

@@ -126,19 +126,37 @@ const whole = (low: number, high: number, unit: string): z.ZodMiniOptional<z.Zod
   return z.optional(z.int(message).check(z.gte(low, message), z.lte(high, message)) as unknown as z.ZodMiniNumber);
 };
 
-const listenText = text('an address and port such as "0.0.0.0:9338" or "[::]:9338"', (value) => parseListen(value) !== undefined);
+const listenText = text(
+  'an address and port such as "0.0.0.0:9338" or "[::]:9338"',
+  (value) => parseListen(value) !== undefined,
+);
 const endpointText = text('HOST:PORT such as "vpn.example.org:9338"', (value) => parseHostPort(value) !== undefined);
 
 const fileShape = {
   name: z.optional(text("1–63 of a–z, 0–9 and -", isNodeName)),
-  listen: z.optional(z.array(listenText, "must be a list of addresses and ports").check(z.minLength(1, "must have at least one entry"), z.maxLength(8, "must have at most 8 entries"))),
-  endpoints: z.optional(z.array(endpointText, "must be a list of HOST:PORT").check(z.maxLength(8, "must have at most 8 entries"))),
+  listen: z.optional(
+    z
+      .array(listenText, "must be a list of addresses and ports")
+      .check(z.minLength(1, "must have at least one entry"), z.maxLength(8, "must have at most 8 entries")),
+  ),
+  endpoints: z.optional(
+    z.array(endpointText, "must be a list of HOST:PORT").check(z.maxLength(8, "must have at most 8 entries")),
+  ),
   tun: z.optional(
-    z.union([z.literal(false), text("an interface name", (value) => TUN_PATTERN.test(value))], "must be an interface name of at most 15 characters, or false"),
+    z.union(
+      [z.literal(false), text("an interface name", (value) => TUN_PATTERN.test(value))],
+      "must be an interface name of at most 15 characters, or false",
+    ),
   ),
   mtu: whole(MIN_UNDERLAY_MTU_BYTES, MAX_UNDERLAY_MTU_BYTES, "bytes (underlay packet)"),
   pq: z.optional(z.enum(["require", "prefer"], 'must be "require" or "prefer"')),
-  psk: z.optional(z.record(z.string(), text("32 bytes as 64 hexadecimal digits or base64", (value) => parsePsk(value) !== undefined), "must be a table of NODE = KEY")),
+  psk: z.optional(
+    z.record(
+      z.string(),
+      text("32 bytes as 64 hexadecimal digits or base64", (value) => parsePsk(value) !== undefined),
+      "must be a table of NODE = KEY",
+    ),
+  ),
   gso: flag(),
   gro: flag(),
   tso: flag(),
@@ -168,7 +186,13 @@ function distance(a: string, b: string): number {
   for (let i = 1; i <= a.length; i++) {
     const next = [i];
     for (let j = 1; j <= b.length; j++) {
-      next.push(Math.min((row[j] as number) + 1, (next[j - 1] as number) + 1, (row[j - 1] as number) + (a[i - 1] === b[j - 1] ? 0 : 1)));
+      next.push(
+        Math.min(
+          (row[j] as number) + 1,
+          (next[j - 1] as number) + 1,
+          (row[j - 1] as number) + (a[i - 1] === b[j - 1] ? 0 : 1),
+        ),
+      );
     }
     row = next;
   }
@@ -194,7 +218,8 @@ function invalid(message: string, remedy: string, cause?: unknown): WeftError {
 }
 
 function describe(value: unknown): string {
-  const shown = JSON.stringify(value, (_, item: unknown) => (typeof item === "bigint" ? String(item) : item)) ?? String(value);
+  const shown =
+    JSON.stringify(value, (_, item: unknown) => (typeof item === "bigint" ? String(item) : item)) ?? String(value);
   return shown.length > 60 ? `${shown.slice(0, 57)}…` : shown;
 }
 
@@ -229,7 +254,9 @@ export function parseConfig(source: string, file: string): FileConfig {
     const near = nearest(key, known);
     throw invalid(
       `${file}: unknown key "${path}"`,
-      near === undefined ? `remove it; known keys: ${known.join(", ")}` : `did you mean "${table === "" ? near : `${table}.${near}`}"? Otherwise remove it`,
+      near === undefined
+        ? `remove it; known keys: ${known.join(", ")}`
+        : `did you mean "${table === "" ? near : `${table}.${near}`}"? Otherwise remove it`,
     );
   }
   const issue = issues[0] as (typeof issues)[number];
@@ -256,7 +283,11 @@ export function loadConfig(stateDirectory: string, overrides: ConfigOverrides = 
     try {
       source = readFileSync(file, "utf8");
     } catch (cause) {
-      throw invalid(`cannot read ${file}: ${(cause as Error).message}`, "make it readable for the user that runs weft", cause);
+      throw invalid(
+        `cannot read ${file}: ${(cause as Error).message}`,
+        "make it readable for the user that runs weft",
+        cause,
+      );
     }
     fromFile = parseConfig(source, file);
   }
@@ -265,19 +296,24 @@ export function loadConfig(stateDirectory: string, overrides: ConfigOverrides = 
 
 function resolveConfig(file: FileConfig, overrides: ConfigOverrides): Config {
   const usage = (message: string, remedy: string): WeftError => new WeftError("USAGE", message, remedy);
-  const listen = (overrides.listen ?? file.listen ?? [`0.0.0.0:${DEFAULT_PORT}`, `[::]:${DEFAULT_PORT}`]).map((entry) => {
-    const parsed = parseListen(entry);
-    if (parsed === undefined) throw usage(`"${entry}" is no listen address`, 'write ADDR:PORT, such as "0.0.0.0:9338" or "[::]:9338"');
-    return parsed;
-  });
+  const listen = (overrides.listen ?? file.listen ?? [`0.0.0.0:${DEFAULT_PORT}`, `[::]:${DEFAULT_PORT}`]).map(
+    (entry) => {
+      const parsed = parseListen(entry);
+      if (parsed === undefined)
+        throw usage(`"${entry}" is no listen address`, 'write ADDR:PORT, such as "0.0.0.0:9338" or "[::]:9338"');
+      return parsed;
+    },
+  );
   const endpoints = overrides.endpoints ?? file.endpoints ?? [];
   for (const entry of endpoints) {
-    if (parseHostPort(entry) === undefined) throw usage(`"${entry}" is no endpoint`, 'write HOST:PORT, such as "vpn.example.org:9338"');
+    if (parseHostPort(entry) === undefined)
+      throw usage(`"${entry}" is no endpoint`, 'write HOST:PORT, such as "vpn.example.org:9338"');
   }
   const name = overrides.name ?? file.name;
   if (name !== undefined && !isNodeName(name)) throw usage(`"${name}" is no node name`, "use 1–63 of a–z, 0–9 and -");
   const tun = overrides.tun ?? file.tun ?? "weft%d";
-  if (tun !== false && !TUN_PATTERN.test(tun)) throw usage(`"${tun}" is no interface name`, "use at most 15 letters and digits");
+  if (tun !== false && !TUN_PATTERN.test(tun))
+    throw usage(`"${tun}" is no interface name`, "use at most 15 letters and digits");
   const psk = new Map<string, Uint8Array>();
   for (const [node, key] of Object.entries(file.psk ?? {})) psk.set(node, parsePsk(key) as Uint8Array);
   return Object.freeze({

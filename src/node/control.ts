@@ -38,7 +38,12 @@ export interface ControlDeps {
   /** Of the control thread's event loop, nanoseconds. */
   readonly loopDelay: { readonly max: number; reset(): void };
   /** What the data plane said when it was ready. */
-  readonly plane: { readonly tunName: string; readonly port4: number; readonly port6: number; readonly offloads: number };
+  readonly plane: {
+    readonly tunName: string;
+    readonly port4: number;
+    readonly port6: number;
+    readonly offloads: number;
+  };
   readonly bootId: number;
   readonly startedAtMs: number;
   /** "ADDR:PORT" at which others may reach this node. */
@@ -121,7 +126,9 @@ export class RuntimeControl implements NodeControl {
       token: made.token,
       expiresAt: new Date(made.expiresAtMs).toISOString(),
       uses: made.uses,
-      warning: reachable ? null : "the token names no address of this node, so nobody can reach it; start it with --endpoint HOST:PORT",
+      warning: reachable
+        ? null
+        : "the token names no address of this node, so nobody can reach it; start it with --endpoint HOST:PORT",
     };
   }
 
@@ -155,15 +162,25 @@ export class RuntimeControl implements NodeControl {
   async ping(query: string, timeoutMs: number): Promise<PingView> {
     const { runtime, nodeId } = this.#deps;
     const member = runtime.mesh.find(query);
-    if (member === undefined) throw new WeftError("NODE_UNKNOWN", `no member is called "${query}"`, "see `weft members`");
-    if (equal(member.nodeId, nodeId)) throw new WeftError("PING_SELF", `"${query}" is this node itself`, "name another member");
+    if (member === undefined)
+      throw new WeftError("NODE_UNKNOWN", `no member is called "${query}"`, "see `weft members`");
+    if (equal(member.nodeId, nodeId))
+      throw new WeftError("PING_SELF", `"${query}" is this node itself`, "name another member");
     const peer = this.#record(member);
-    if (peer === undefined) throw new WeftError("NO_PLACE", `${member.name} has no place among this node's peers`, "raise max_peers in weft.toml");
+    if (peer === undefined)
+      throw new WeftError(
+        "NO_PLACE",
+        `${member.name} has no place among this node's peers`,
+        "raise max_peers in weft.toml",
+      );
     const pong = await runtime.ping(peer, timeoutMs);
     return {
       peer: { id: formatNodeId(member.nodeId), name: member.name },
       rttMs: pong?.rttMs ?? null,
-      path: pong === undefined ? this.#path(peer) : { kind: "direct", endpoint: formatEndpoint(endpointFromBytes(pong.endpoint)), via: null },
+      path:
+        pong === undefined
+          ? this.#path(peer)
+          : { kind: "direct", endpoint: formatEndpoint(endpointFromBytes(pong.endpoint)), via: null },
     };
   }
 
@@ -205,15 +222,30 @@ export class RuntimeControl implements NodeControl {
     const items: HealthItem[] = [];
     const others = this.#others();
     if (plane.tunName === "") {
-      items.push({ code: "agent-mode", severity: "info", text: "agent node: there is no interface, so only Weft's own commands reach the others", remedy: "run as root without --no-tun for one" });
+      items.push({
+        code: "agent-mode",
+        severity: "info",
+        text: "agent node: there is no interface, so only Weft's own commands reach the others",
+        remedy: "run as root without --no-tun for one",
+      });
     }
     if (this.#deps.endpoints().length === 0) {
-      items.push({ code: "no-endpoint", severity: "warning", text: "no address is known at which others could reach this node", remedy: "start it with --endpoint HOST:PORT" });
+      items.push({
+        code: "no-endpoint",
+        severity: "warning",
+        text: "no address is known at which others could reach this node",
+        remedy: "start it with --endpoint HOST:PORT",
+      });
     }
     const confirmed = runtime.mesh.rosterConfirmedAtMs;
     const sinceMs = clock.now().nowMs - (confirmed ?? this.#deps.startedAtMs);
     if (others.length > 0 && sinceMs > ROSTER_STALE_MS) {
-      items.push({ code: "roster-stale", severity: "warning", text: `no other member has confirmed the roster for ${Math.round(sinceMs / 60_000)} min`, remedy: "check the connection of this machine" });
+      items.push({
+        code: "roster-stale",
+        severity: "warning",
+        text: `no other member has confirmed the roster for ${Math.round(sinceMs / 60_000)} min`,
+        remedy: "check the connection of this machine",
+      });
     }
     const failing = others.filter((member) => this.#record(member)?.lastError !== undefined);
     if (failing.length > 0) {
@@ -226,11 +258,24 @@ export class RuntimeControl implements NodeControl {
         remedy: "check that it runs and that its UDP port can be reached",
       });
     }
-    if (others.length > 0 && others.every((member) => this.#record(member)?.stopping === true || !this.#isOnline(member))) {
-      items.push({ code: "alone", severity: "info", text: "no other member is online", remedy: "nothing to do if they are switched off" });
+    if (
+      others.length > 0 &&
+      others.every((member) => this.#record(member)?.stopping === true || !this.#isOnline(member))
+    ) {
+      items.push({
+        code: "alone",
+        severity: "info",
+        text: "no other member is online",
+        remedy: "nothing to do if they are switched off",
+      });
     }
     if (storage.counters().failed + storage.counters().refused > 0) {
-      items.push({ code: "store-failing", severity: "error", text: "the store could not write everything", remedy: "check disk space and permissions of the state directory, then restart" });
+      items.push({
+        code: "store-failing",
+        severity: "error",
+        text: "the store could not write everything",
+        remedy: "check disk space and permissions of the state directory, then restart",
+      });
     }
     return items;
   }
@@ -268,7 +313,16 @@ export class RuntimeControl implements NodeControl {
         remedy: "the control thread sends faster than the data plane takes: report this",
       },
     ];
-    return [...facts, ...this.health().map((item) => ({ code: item.code, ok: item.severity === "info", severity: item.severity, text: item.text, remedy: item.remedy }))];
+    return [
+      ...facts,
+      ...this.health().map((item) => ({
+        code: item.code,
+        ok: item.severity === "info",
+        severity: item.severity,
+        text: item.text,
+        remedy: item.remedy,
+      })),
+    ];
   }
 
   #bootId(): string {
@@ -316,7 +370,9 @@ export class RuntimeControl implements NodeControl {
       cipher: (established ? CIPHER_NAMES[figures.cipher] : undefined) ?? "none",
       hybrid: established && figures.hybrid,
       roles: member.roles,
-      candidates: runtime.mesh.candidates(member.nodeId, clock.now().wallMs).map((endpoint) => formatEndpoint(endpointFromBytes(endpoint))),
+      candidates: runtime.mesh
+        .candidates(member.nodeId, clock.now().wallMs)
+        .map((endpoint) => formatEndpoint(endpointFromBytes(endpoint))),
       build: hello?.buildId ?? null,
       protocol: hello === undefined ? null : hello.protocol.join("–"),
       lastError: peer?.lastError ?? null,

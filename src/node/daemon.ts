@@ -33,7 +33,12 @@ export async function runDaemon(options: DaemonOptions): Promise<number> {
   };
   process.on("SIGINT", onSignal);
   process.on("SIGTERM", onSignal);
-  const node = await createNode({ stateDirectory: options.stateDirectory, join: options.token, config: options.overrides, logger: log });
+  const node = await createNode({
+    stateDirectory: options.stateDirectory,
+    join: options.token,
+    config: options.overrides,
+    logger: log,
+  });
   stop = () => void node.stop();
   try {
     const api = await serveApi(node.control, socketPathOf(options.stateDirectory), log.child("api"));

@@ -21,7 +21,13 @@ function fact(code: string, ok: boolean, severity: DoctorFact["severity"], text:
 /** @param directory the state directory, which is only looked at */
 export async function localFacts(directory: string): Promise<readonly DoctorFact[]> {
   const checks: readonly Check[] = [
-    () => fact("runtime", true, "info", `Node ${process.versions.node}, OpenSSL ${process.versions.openssl}, Linux ${release()}, ${process.arch}`),
+    () =>
+      fact(
+        "runtime",
+        true,
+        "info",
+        `Node ${process.versions.node}, OpenSSL ${process.versions.openssl}, Linux ${release()}, ${process.arch}`,
+      ),
     checkSystemCalls,
     checkTunDevice,
     checkNetAdmin,
@@ -48,12 +54,24 @@ async function checkSystemCalls(): Promise<DoctorFact> {
 
 function checkTunDevice(): DoctorFact {
   if (existsSync("/dev/net/tun")) return fact("tun-device", true, "error", "/dev/net/tun is there");
-  return fact("tun-device", false, "warning", "/dev/net/tun is missing", "load the module (modprobe tun), give the container the device, or use `weft up --no-tun`");
+  return fact(
+    "tun-device",
+    false,
+    "warning",
+    "/dev/net/tun is missing",
+    "load the module (modprobe tun), give the container the device, or use `weft up --no-tun`",
+  );
 }
 
 function checkNetAdmin(): DoctorFact {
   if (hasNetAdmin()) return fact("net-admin", true, "info", "CAP_NET_ADMIN is there: an interface can be made");
-  return fact("net-admin", false, "info", "no CAP_NET_ADMIN: only an agent node is possible", "run as root for an interface, or use `weft up --no-tun`");
+  return fact(
+    "net-admin",
+    false,
+    "info",
+    "no CAP_NET_ADMIN: only an agent node is possible",
+    "run as root for an interface, or use `weft up --no-tun`",
+  );
 }
 
 async function checkIproute(): Promise<DoctorFact> {
@@ -72,8 +90,15 @@ function checkSocketBuffers(): DoctorFact {
   } catch {
     return fact("socket-buffers", true, "info", "the limit of socket buffers cannot be read");
   }
-  if (hasNetAdmin() || bytes >= WANTED_BUFFER_BYTES) return fact("socket-buffers", true, "info", "socket buffers of 8 MiB can be had");
-  return fact("socket-buffers", false, "info", `net.core.rmem_max is ${bytes} bytes`, `for full speed: sysctl net.core.rmem_max=${WANTED_BUFFER_BYTES}`);
+  if (hasNetAdmin() || bytes >= WANTED_BUFFER_BYTES)
+    return fact("socket-buffers", true, "info", "socket buffers of 8 MiB can be had");
+  return fact(
+    "socket-buffers",
+    false,
+    "info",
+    `net.core.rmem_max is ${bytes} bytes`,
+    `for full speed: sysctl net.core.rmem_max=${WANTED_BUFFER_BYTES}`,
+  );
 }
 
 function checkConfig(directory: string): DoctorFact {
@@ -81,7 +106,13 @@ function checkConfig(directory: string): DoctorFact {
     loadConfig(directory);
     return fact("configuration", true, "error", `${findConfig(directory) ?? "no weft.toml, so the defaults"}: valid`);
   } catch (error) {
-    return fact("configuration", false, "error", (error as Error).message, error instanceof WeftError ? error.remedy : "");
+    return fact(
+      "configuration",
+      false,
+      "error",
+      (error as Error).message,
+      error instanceof WeftError ? error.remedy : "",
+    );
   }
 }
 
@@ -90,13 +121,34 @@ function checkIdentity(directory: string): DoctorFact {
   try {
     accessSync(directory, constants.R_OK | constants.X_OK);
     const stat = lstatSync(file);
-    if ((stat.mode & 0o077) !== 0) return fact("identity", false, "error", `others may read ${file}`, `run: chmod 600 ${file}`);
+    if ((stat.mode & 0o077) !== 0)
+      return fact("identity", false, "error", `others may read ${file}`, `run: chmod 600 ${file}`);
     decodeIdentityFile(readFileSync(file, "utf8"));
     return fact("identity", true, "error", `${file} is sound`);
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code;
-    if (code === "ENOENT") return fact("identity", false, "info", `no identity in ${directory} yet`, "create a network with `weft init`, or join one with `weft up --join`");
-    if (code === "EACCES") return fact("identity", false, "warning", `no permission to look into ${directory}`, "run as the user that runs weft");
-    return fact("identity", false, "error", `${file}: ${(error as Error).message}`, error instanceof WeftError ? error.remedy : "");
+    if (code === "ENOENT")
+      return fact(
+        "identity",
+        false,
+        "info",
+        `no identity in ${directory} yet`,
+        "create a network with `weft init`, or join one with `weft up --join`",
+      );
+    if (code === "EACCES")
+      return fact(
+        "identity",
+        false,
+        "warning",
+        `no permission to look into ${directory}`,
+        "run as the user that runs weft",
+      );
+    return fact(
+      "identity",
+      false,
+      "error",
+      `${file}: ${(error as Error).message}`,
+      error instanceof WeftError ? error.remedy : "",
+    );
   }
 }

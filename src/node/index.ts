@@ -70,7 +70,11 @@ export interface CreateNodeOptions {
   /** @default one that discards everything */
   readonly logger?: Logger;
   /** For tests: another data plane, a clock, a slow disk. */
-  readonly testing?: { readonly startDataplane?: StartDataplane; readonly clock?: Clock; readonly commitDelayMs?: number };
+  readonly testing?: {
+    readonly startDataplane?: StartDataplane;
+    readonly clock?: Clock;
+    readonly commitDelayMs?: number;
+  };
 }
 
 export interface WeftNode {
@@ -143,27 +147,48 @@ class NodeProcess implements WeftNode {
     const networkId = stored.meta.get(NETWORK_KEY);
     if (token !== undefined) checkToken(token, now.wallMs, networkId);
     if (networkId === undefined && join === undefined) {
-      throw new WeftError("NO_NETWORK", `${directory.path} belongs to no network`, "create one with `weft init NETWORK`, or join one with `weft up --join TOKEN`");
+      throw new WeftError(
+        "NO_NETWORK",
+        `${directory.path} belongs to no network`,
+        "create one with `weft init NETWORK`, or join one with `weft up --join TOKEN`",
+      );
     }
     if (networkId !== undefined && known === undefined) {
-      throw new WeftError("IDENTITY_MISSING", `${directory.path} belongs to a network, but its identity file is missing`, "restore `identity` from a backup, or move the directory away and join again");
+      throw new WeftError(
+        "IDENTITY_MISSING",
+        `${directory.path} belongs to a network, but its identity file is missing`,
+        "restore `identity` from a backup, or move the directory away and join again",
+      );
     }
     const identity = known ?? Identity.generate(systemRandom);
     if (known === undefined) directory.writeIdentity(identity);
 
-    const capabilities = (measureCiphers().hardwareAes ? Capability.HARDWARE_AES : 0) | Capability.PARTIAL_CHECKSUM | Capability.HYBRID;
-    const mesh = new MeshNode({ identity, random: systemRandom }, { buildId: weftVersion(), protocol: PROTOCOL_RANGE, capabilities, maxMembers: 65_536 });
+    const capabilities =
+      (measureCiphers().hardwareAes ? Capability.HARDWARE_AES : 0) | Capability.PARTIAL_CHECKSUM | Capability.HYBRID;
+    const mesh = new MeshNode(
+      { identity, random: systemRandom },
+      { buildId: weftVersion(), protocol: PROTOCOL_RANGE, capabilities, maxMembers: 65_536 },
+    );
     if (networkId !== undefined) {
-      mesh.restore(now, networkId, stored.statements.map((row) => row.bytes));
+      mesh.restore(
+        now,
+        networkId,
+        stored.statements.map((row) => row.bytes),
+      );
       const cache = stored.meta.get(ENDPOINT_CACHE_KEY);
       if (cache !== undefined) mesh.importEndpoints(cache);
       if (mesh.self === undefined) {
-        throw new WeftError("NOT_MEMBER", `this node was removed from the network ${mesh.networkName ?? "it belonged to"}`, `move ${directory.path} away and join again with a new invite`);
+        throw new WeftError(
+          "NOT_MEMBER",
+          `this node was removed from the network ${mesh.networkName ?? "it belonged to"}`,
+          `move ${directory.path} away and join again with a new invite`,
+        );
       }
     }
 
     const host = await readHostNetwork(undefined);
-    const underlayMtuBytes = config.underlayMtuBytes === 0 ? Math.min(host.mtuBytes, MAX_UNDERLAY_MTU_BYTES) : config.underlayMtuBytes;
+    const underlayMtuBytes =
+      config.underlayMtuBytes === 0 ? Math.min(host.mtuBytes, MAX_UNDERLAY_MTU_BYTES) : config.underlayMtuBytes;
     const bootId = systemRandom.u32();
     const runtime = new NodeRuntime(
       {
@@ -171,7 +196,12 @@ class NodeProcess implements WeftNode {
         mesh,
         storage: this.#storage,
         timestamps: new StoredTimestamps(
-          { persist: (mutations) => void this.#storage?.write(mutations).catch((error: Error) => this.#log.error(`not written to disk: ${error.message}`)) },
+          {
+            persist: (mutations) =>
+              void this.#storage
+                ?.write(mutations)
+                .catch((error: Error) => this.#log.error(`not written to disk: ${error.message}`)),
+          },
           { highWater: stored.meta.get(OWN_TIMESTAMP_KEY), peers: stored.timestamps },
         ),
         random: systemRandom,
@@ -184,7 +214,13 @@ class NodeProcess implements WeftNode {
         pathChanged: (peer) => this.#pathChanged(peer),
         endpointsDirty: () => this.#refreshLater(ENDPOINT_SETTLE_MS),
         removed: (reason, by) =>
-          this.#end(new WeftError("REVOKED", `this node was removed from the network${by === undefined ? "" : ` by ${by}`}${reason === "" ? "" : `: ${reason}`}`, `move ${directory.path} away and join again with a new invite`)),
+          this.#end(
+            new WeftError(
+              "REVOKED",
+              `this node was removed from the network${by === undefined ? "" : ` by ${by}`}${reason === "" ? "" : `: ${reason}`}`,
+              `move ${directory.path} away and join again with a new invite`,
+            ),
+          ),
         failed: (error) => this.#end(error),
       },
     );
@@ -295,7 +331,10 @@ class NodeProcess implements WeftNode {
     if (this.#interface === undefined || member === undefined) return;
     const isGone = this.#runtime?.peers.bySlot(peer.slot) !== peer;
     const family = peer.endpoint !== undefined && endpointFromBytes(peer.endpoint).address.includes(":") ? 6 : 4;
-    const mtuBytes = isGone || peer.endpoint === undefined || peer.pathMtuBytes === 0 ? undefined : overlayMtu(peer.pathMtuBytes, family);
+    const mtuBytes =
+      isGone || peer.endpoint === undefined || peer.pathMtuBytes === 0
+        ? undefined
+        : overlayMtu(peer.pathMtuBytes, family);
     this.#interface.setPeer([member.ipv4, member.ipv6], mtuBytes);
   }
 
@@ -330,6 +369,10 @@ class NodeProcess implements WeftNode {
   #isOverlay(address: string): boolean {
     const networkId = this.#runtime?.mesh.networkId;
     const bytes = parseAddress(address);
-    return networkId !== undefined && bytes !== undefined && equal(bytes.subarray(0, 6), networkPrefix(networkId).subarray(0, 6));
+    return (
+      networkId !== undefined &&
+      bytes !== undefined &&
+      equal(bytes.subarray(0, 6), networkPrefix(networkId).subarray(0, 6))
+    );
   }
 }

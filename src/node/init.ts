@@ -45,7 +45,11 @@ export async function initNetwork(options: InitOptions): Promise<InitResult> {
     store = new Store(directory.prepareDatabase());
     const { meta, statements } = store.load();
     if (meta.has(NETWORK_KEY) || statements.length > 0) {
-      throw new WeftError("NETWORK_EXISTS", `${directory.path} belongs to a network already`, "start it with `weft up`, leave it with `weft leave`, or choose another directory with --state");
+      throw new WeftError(
+        "NETWORK_EXISTS",
+        `${directory.path} belongs to a network already`,
+        "start it with `weft up`, leave it with `weft leave`, or choose another directory with --state",
+      );
     }
     const identity = known ?? Identity.generate(systemRandom);
     const mesh = new MeshNode({ identity, random: systemRandom });
@@ -57,7 +61,8 @@ export async function initNetwork(options: InitOptions): Promise<InitResult> {
     });
     const mutations: Mutation[] = [{ kind: "meta", key: NETWORK_KEY, value: networkId }];
     for (let output = mesh.pollOutput(); output !== undefined; output = mesh.pollOutput()) {
-      if (output.kind === "persistStatement") mutations.push({ kind: "statement", hash: output.hash, bytes: output.bytes });
+      if (output.kind === "persistStatement")
+        mutations.push({ kind: "statement", hash: output.hash, bytes: output.bytes });
     }
     const self = mesh.self;
     if (self === undefined) throw new WeftError("INTERNAL", "the founder is no member of its network", "report this");
@@ -65,7 +70,12 @@ export async function initNetwork(options: InitOptions): Promise<InitResult> {
     store.apply(mutations);
     return {
       node: { id: formatNodeId(identity.nodeId), name: self.name, addresses: [self.ipv4, self.ipv6] },
-      network: { id: toHex(networkId), name: mesh.networkName ?? options.network, ipv4: mesh.ipv4Prefix ?? "", ipv6: `${formatAddress(networkPrefix(networkId))}/48` },
+      network: {
+        id: toHex(networkId),
+        name: mesh.networkName ?? options.network,
+        ipv4: mesh.ipv4Prefix ?? "",
+        ipv6: `${formatAddress(networkPrefix(networkId))}/48`,
+      },
       stateDirectory: directory.path,
     };
   } finally {

@@ -51,7 +51,11 @@ export class InterfaceConfigurator {
     const { name, addresses, prefixes, mtuBytes, prefixMtuBytes } = this.#plan;
     const lines = [`link set dev ${name} mtu ${mtuBytes}`];
     for (const address of addresses) {
-      lines.push(address.includes(":") ? `address replace ${address}/128 dev ${name} nodad` : `address replace ${address}/32 dev ${name}`);
+      lines.push(
+        address.includes(":")
+          ? `address replace ${address}/128 dev ${name} nodad`
+          : `address replace ${address}/32 dev ${name}`,
+      );
     }
     lines.push(`link set dev ${name} up`);
     for (const prefix of prefixes) {
@@ -68,7 +72,10 @@ export class InterfaceConfigurator {
   setPeer(addresses: readonly string[], mtuBytes: number | undefined): void {
     for (const address of addresses) {
       const six = address.includes(":");
-      const mtu = mtuBytes === undefined ? undefined : Math.min(this.#plan.mtuBytes, six ? Math.max(MIN_IPV6_MTU_BYTES, mtuBytes) : mtuBytes);
+      const mtu =
+        mtuBytes === undefined
+          ? undefined
+          : Math.min(this.#plan.mtuBytes, six ? Math.max(MIN_IPV6_MTU_BYTES, mtuBytes) : mtuBytes);
       const prefixMtu = six ? Math.max(MIN_IPV6_MTU_BYTES, this.#plan.prefixMtuBytes) : this.#plan.prefixMtuBytes;
       if (mtu === undefined || mtu === prefixMtu) this.#wanted.delete(address);
       else this.#wanted.set(address, mtu);
@@ -99,7 +106,8 @@ export class InterfaceConfigurator {
   #difference(): { readonly address: string; readonly mtu: number | undefined }[] {
     const changes: { address: string; mtu: number | undefined }[] = [];
     for (const [address, mtu] of this.#wanted) if (this.#applied.get(address) !== mtu) changes.push({ address, mtu });
-    for (const address of this.#applied.keys()) if (!this.#wanted.has(address)) changes.push({ address, mtu: undefined });
+    for (const address of this.#applied.keys())
+      if (!this.#wanted.has(address)) changes.push({ address, mtu: undefined });
     return changes;
   }
 
@@ -111,7 +119,9 @@ export class InterfaceConfigurator {
       const six = address.includes(":");
       const source = addresses.find((own) => own.includes(":") === six);
       const target = `${address}/${six ? 128 : 32} dev ${name}`;
-      return mtu === undefined ? `route del ${target}` : `route replace ${target} mtu ${mtu}${source === undefined ? "" : ` src ${source}`}`;
+      return mtu === undefined
+        ? `route del ${target}`
+        : `route replace ${target} mtu ${mtu}${source === undefined ? "" : ` src ${source}`}`;
     });
     // recorded first: a route that fails is reported once and not tried again until its value changes
     for (const { address, mtu } of changes) {
@@ -121,7 +131,8 @@ export class InterfaceConfigurator {
     try {
       await this.#run(["-force", "-batch", "-"], `${lines.join("\n")}\n`);
     } catch (error) {
-      if (!this.#closed) this.#log.warn(`routes: ${(error as Error).message}; traffic goes on with the network's own MTU`);
+      if (!this.#closed)
+        this.#log.warn(`routes: ${(error as Error).message}; traffic goes on with the network's own MTU`);
     }
   }
 }

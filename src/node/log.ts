@@ -20,7 +20,8 @@ function textSink(out: (line: string) => void): LogSink {
     write(level, room, message, fields) {
       const time = new Date().toISOString().slice(11, 23);
       let line = `${time} ${level.padEnd(5)} ${room === "" ? "" : `${room}: `}${message}`;
-      for (const [key, value] of Object.entries(fields ?? {})) line += ` ${key}=${typeof value === "string" ? value : JSON.stringify(value)}`;
+      for (const [key, value] of Object.entries(fields ?? {}))
+        line += ` ${key}=${typeof value === "string" ? value : JSON.stringify(value)}`;
       out(`${line.replaceAll("\n", "\\n")}\n`);
     },
   };
@@ -29,7 +30,10 @@ function textSink(out: (line: string) => void): LogSink {
 /** pino is loaded only when JSON lines are asked for. */
 async function jsonSink(level: LogLevel): Promise<LogSink> {
   const { pino } = await import("pino");
-  const logger = pino({ level, base: { pid: process.pid }, timestamp: pino.stdTimeFunctions.isoTime }, pino.destination({ dest: 2, sync: true }));
+  const logger = pino(
+    { level, base: { pid: process.pid }, timestamp: pino.stdTimeFunctions.isoTime },
+    pino.destination({ dest: 2, sync: true }),
+  );
   return {
     write(at, room, message, fields) {
       logger[at]({ ...(room === "" ? {} : { room }), ...fields }, message);
@@ -54,7 +58,12 @@ export function createLoggerOn(sink: LogSink, level: LogLevel, now: () => number
     if (seen.size >= MAX_REMEMBERED) seen.delete(seen.keys().next().value as string);
     seen.delete(key);
     seen.set(key, { sinceMs: nowMs, held: 0 });
-    sink.write(at, room, before !== undefined && before.held > 0 ? `${message} (and ${before.held} times more before)` : message, fields);
+    sink.write(
+      at,
+      room,
+      before !== undefined && before.held > 0 ? `${message} (and ${before.held} times more before)` : message,
+      fields,
+    );
   };
   const make = (room: string): Logger => ({
     debug: (message, fields) => emit("debug", room, message, fields),

@@ -18,8 +18,16 @@ const counter = (name: string, help: string, labels?: Readonly<Record<string, st
 const PLANE: Readonly<Record<string, Family>> = {
   tunRxReads: counter("weft_tun_calls_total", "Reads from and writes to the interface.", { direction: "rx" }),
   tunTxWrites: counter("weft_tun_calls_total", "Reads from and writes to the interface.", { direction: "tx" }),
-  tunRxPackets: counter("weft_tun_packets_total", "IP packets read from (rx) and written to (tx) the interface, segments counted one by one.", { direction: "rx" }),
-  tunTxPackets: counter("weft_tun_packets_total", "IP packets read from (rx) and written to (tx) the interface, segments counted one by one.", { direction: "tx" }),
+  tunRxPackets: counter(
+    "weft_tun_packets_total",
+    "IP packets read from (rx) and written to (tx) the interface, segments counted one by one.",
+    { direction: "rx" },
+  ),
+  tunTxPackets: counter(
+    "weft_tun_packets_total",
+    "IP packets read from (rx) and written to (tx) the interface, segments counted one by one.",
+    { direction: "tx" },
+  ),
   tunRxBytes: counter("weft_tun_bytes_total", "Bytes of those packets.", { direction: "rx" }),
   tunTxBytes: counter("weft_tun_bytes_total", "Bytes of those packets.", { direction: "tx" }),
   udpRxCalls: counter("weft_udp_calls_total", "Receive and send calls on the underlay sockets.", { direction: "rx" }),
@@ -28,12 +36,27 @@ const PLANE: Readonly<Record<string, Family>> = {
   udpTxDatagrams: counter("weft_udp_datagrams_total", "Datagrams on the underlay.", { direction: "tx" }),
   udpRxBytes: counter("weft_udp_bytes_total", "UDP payload bytes on the underlay.", { direction: "rx" }),
   udpTxBytes: counter("weft_udp_bytes_total", "UDP payload bytes on the underlay.", { direction: "tx" }),
-  txPackets: counter("weft_packets_total", "User packets sealed and sent (tx), opened and delivered (rx).", { direction: "tx" }),
-  rxPackets: counter("weft_packets_total", "User packets sealed and sent (tx), opened and delivered (rx).", { direction: "rx" }),
-  txInternal: counter("weft_internal_datagrams_total", "Datagrams of Weft's own: handshakes, probes, reports, keepalives, control.", { direction: "tx" }),
-  rxInternal: counter("weft_internal_datagrams_total", "Datagrams of Weft's own: handshakes, probes, reports, keepalives, control.", { direction: "rx" }),
+  txPackets: counter("weft_packets_total", "User packets sealed and sent (tx), opened and delivered (rx).", {
+    direction: "tx",
+  }),
+  rxPackets: counter("weft_packets_total", "User packets sealed and sent (tx), opened and delivered (rx).", {
+    direction: "rx",
+  }),
+  txInternal: counter(
+    "weft_internal_datagrams_total",
+    "Datagrams of Weft's own: handshakes, probes, reports, keepalives, control.",
+    { direction: "tx" },
+  ),
+  rxInternal: counter(
+    "weft_internal_datagrams_total",
+    "Datagrams of Weft's own: handshakes, probes, reports, keepalives, control.",
+    { direction: "rx" },
+  ),
   queued: { name: "weft_queued_packets", type: "gauge", help: "Packets standing in queues now." },
-  receiveOverflow: counter("weft_udp_receive_overflow_total", "Datagrams the kernel dropped because the receive buffer was full."),
+  receiveOverflow: counter(
+    "weft_udp_receive_overflow_total",
+    "Datagrams the kernel dropped because the receive buffer was full.",
+  ),
   gsoFallbacks: counter("weft_gso_fallbacks_total", "Times segmentation offload was switched off for a family."),
   cookieReplies: counter("weft_cookie_replies_total", "Handshakes answered with a cookie under load."),
 };
@@ -78,7 +101,15 @@ function histogram(counters: ReadonlyMap<string, number>, stage: string, count: 
     buckets.push([2 ** i / 1e6, cumulative]);
   }
   buckets.push([Infinity, count]);
-  return { name: "weft_stage_seconds", type: "histogram", help: STAGE_HELP, labels: { stage }, value: count, buckets, sum: (counters.get(`hist_${stage}_sum_us`) ?? 0) / 1e6 };
+  return {
+    name: "weft_stage_seconds",
+    type: "histogram",
+    help: STAGE_HELP,
+    labels: { stage },
+    value: count,
+    buckets,
+    sum: (counters.get(`hist_${stage}_sum_us`) ?? 0) / 1e6,
+  };
 }
 
 export function peerSamples(peers: readonly PeerView[]): MetricSample[] {
@@ -89,15 +120,29 @@ export function peerSamples(peers: readonly PeerView[]): MetricSample[] {
       if (value !== null) samples.push({ name, type: "gauge", help, labels, value });
     };
     gauge("weft_peer_online", "1 when payload can be exchanged with the peer.", peer.online ? 1 : 0);
-    gauge("weft_peer_rtt_seconds", "Round-trip time of the active path.", peer.rttMs === null ? null : peer.rttMs / 1000);
+    gauge(
+      "weft_peer_rtt_seconds",
+      "Round-trip time of the active path.",
+      peer.rttMs === null ? null : peer.rttMs / 1000,
+    );
     gauge("weft_peer_loss_ratio", "Share of packets lost on the active path.", peer.loss);
     gauge("weft_peer_path_mtu_bytes", "Largest underlay packet of the active path.", peer.pmtu);
-    gauge("weft_peer_key_age_seconds", "Age of the keys in use.", peer.epochAgeMs === null ? null : peer.epochAgeMs / 1000);
+    gauge(
+      "weft_peer_key_age_seconds",
+      "Age of the keys in use.",
+      peer.epochAgeMs === null ? null : peer.epochAgeMs / 1000,
+    );
     for (const [direction, value] of [
       ["tx", peer.txBytes],
       ["rx", peer.rxBytes],
     ] as const) {
-      samples.push({ name: "weft_peer_bytes_total", type: "counter", help: "Bytes exchanged with the peer.", labels: { ...labels, direction }, value });
+      samples.push({
+        name: "weft_peer_bytes_total",
+        type: "counter",
+        help: "Bytes exchanged with the peer.",
+        labels: { ...labels, direction },
+        value,
+      });
     }
   }
   return samples;
@@ -120,18 +165,52 @@ export interface ProcessFigures {
 }
 
 export function processSamples(figures: ProcessFigures): MetricSample[] {
-  const one = (name: string, type: "counter" | "gauge", help: string, value: number, labels: Record<string, string> = {}): MetricSample => ({ name, type, help, labels, value });
+  const one = (
+    name: string,
+    type: "counter" | "gauge",
+    help: string,
+    value: number,
+    labels: Record<string, string> = {},
+  ): MetricSample => ({ name, type, help, labels, value });
   const samples = [
-    one("weft_build_info", "gauge", "Version and boot id of this run; counters begin at 0 with each boot id.", 1, { version: figures.version, boot_id: figures.bootId }),
+    one("weft_build_info", "gauge", "Version and boot id of this run; counters begin at 0 with each boot id.", 1, {
+      version: figures.version,
+      boot_id: figures.bootId,
+    }),
     one("weft_uptime_seconds", "gauge", "Time since the node started.", figures.uptimeSeconds),
-    one("weft_resident_memory_bytes", "gauge", "Resident memory of the process with all threads.", figures.residentBytes),
+    one(
+      "weft_resident_memory_bytes",
+      "gauge",
+      "Resident memory of the process with all threads.",
+      figures.residentBytes,
+    ),
     one("weft_cpu_seconds_total", "counter", "CPU time of the process with all threads.", figures.cpuSeconds),
-    one("weft_control_loop_delay_seconds", "gauge", "Longest delay of the control thread's event loop since the scrape before.", figures.loopDelaySeconds),
+    one(
+      "weft_control_loop_delay_seconds",
+      "gauge",
+      "Longest delay of the control thread's event loop since the scrape before.",
+      figures.loopDelaySeconds,
+    ),
     one("weft_store_commits_total", "counter", "Write requests that reached the disk.", figures.storeCommits),
-    one("weft_store_commit_seconds_total", "counter", "Time those requests waited for their commit.", figures.storeCommitSeconds),
+    one(
+      "weft_store_commit_seconds_total",
+      "counter",
+      "Time those requests waited for their commit.",
+      figures.storeCommitSeconds,
+    ),
     one("weft_store_refused_total", "counter", "Writes refused because the queue was full.", figures.storeRefused),
-    one("weft_plane_commands_waiting", "gauge", "Commands waiting for room in the ring to the data plane.", figures.commandsWaiting),
-    one("weft_plane_commands_dropped_total", "counter", "Commands dropped because too many waited.", figures.commandsDropped),
+    one(
+      "weft_plane_commands_waiting",
+      "gauge",
+      "Commands waiting for room in the ring to the data plane.",
+      figures.commandsWaiting,
+    ),
+    one(
+      "weft_plane_commands_dropped_total",
+      "counter",
+      "Commands dropped because too many waited.",
+      figures.commandsDropped,
+    ),
   ];
   for (const [name, value] of Object.entries(figures.mesh)) {
     const now = name.endsWith("Now");

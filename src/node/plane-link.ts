@@ -9,7 +9,9 @@ const MAX_DROPPABLE = 1024;
 const RETRY_MS = 2;
 
 function isDroppable(command: Command): boolean {
-  return command.kind === "transmit" || command.kind === "ping" || (command.kind === "inner" && command.innerKind === 2);
+  return (
+    command.kind === "transmit" || command.kind === "ping" || (command.kind === "inner" && command.innerKind === 2)
+  );
 }
 
 export class PlaneLink {

@@ -8,7 +8,11 @@ const MAX_OUTPUT_BYTES = 8 * 1024 * 1024;
 /** @param input written to its standard input @returns its standard output @throws WeftError PROGRAM_MISSING or PROGRAM_FAILED */
 export function runProgram(program: string, args: readonly string[], input = ""): Promise<string> {
   return new Promise((resolve, reject) => {
-    const child = spawn(program, args, { stdio: ["pipe", "pipe", "pipe"], timeout: TIMEOUT_MS, env: { PATH: `${process.env["PATH"] ?? ""}:/usr/sbin:/sbin`, LC_ALL: "C" } });
+    const child = spawn(program, args, {
+      stdio: ["pipe", "pipe", "pipe"],
+      timeout: TIMEOUT_MS,
+      env: { PATH: `${process.env["PATH"] ?? ""}:/usr/sbin:/sbin`, LC_ALL: "C" },
+    });
     const output: Buffer[] = [];
     let errors = "";
     let total = 0;
@@ -37,7 +41,13 @@ export function runProgram(program: string, args: readonly string[], input = "")
         return;
       }
       const why = errors.trim().split("\n").slice(0, 2).join(" ") || `ended with ${signal ?? code}`;
-      reject(new WeftError("PROGRAM_FAILED", `${program} ${args.join(" ")}: ${why}`, "check that the program works on this machine"));
+      reject(
+        new WeftError(
+          "PROGRAM_FAILED",
+          `${program} ${args.join(" ")}: ${why}`,
+          "check that the program works on this machine",
+        ),
+      );
     });
     child.stdin.on("error", () => undefined);
     child.stdin.end(input);

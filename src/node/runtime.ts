@@ -193,7 +193,9 @@ export class NodeRuntime {
   setOwnEndpoints(endpoints: readonly Uint8Array[]): void {
     const now = this.#deps.clock.now();
     for (const [key, seen] of this.#observed) if (now.nowMs - seen.atMs > OBSERVED_LIFE_MS) this.#observed.delete(key);
-    const observed = [...this.#observed.values()].map((seen) => seen.endpoint).filter((seen) => !endpoints.some((own) => equal(own, seen)));
+    const observed = [...this.#observed.values()]
+      .map((seen) => seen.endpoint)
+      .filter((seen) => !endpoints.some((own) => equal(own, seen)));
     this.mesh.setOwnEndpoints(now, [...endpoints, ...observed]);
     this.#pump(now);
   }
@@ -204,7 +206,8 @@ export class NodeRuntime {
 
   /** One echo; dials first when there is no session. @returns undefined when nothing came back in time */
   ping(peer: PeerRecord, timeoutMs: number): Promise<Pong | undefined> {
-    if (this.#pings.size >= MAX_PINGS) throw new WeftError("BUSY", `${MAX_PINGS} echoes are under way`, "wait a moment");
+    if (this.#pings.size >= MAX_PINGS)
+      throw new WeftError("BUSY", `${MAX_PINGS} echoes are under way`, "wait a moment");
     const { clock } = this.#deps;
     const now = clock.now();
     const token = this.#nextPing++ >>> 0;
@@ -297,11 +300,13 @@ export class NodeRuntime {
         if (peer === undefined) return;
         peer.silent = false;
         if (event.innerKind === InnerKind.CONTROL) this.mesh.handleControl(now, peer.staticKey, event.payload);
-        else if (event.innerKind !== InnerKind.STREAM) sessions?.handleInner(now, event.peer, event.epochId, event.innerKind, event.payload);
+        else if (event.innerKind !== InnerKind.STREAM)
+          sessions?.handleInner(now, event.peer, event.epochId, event.innerKind, event.payload);
         return;
       }
       case "proof":
-        if (this.#holder(event.peer, event.epochId) !== undefined) sessions?.handleProof(now, event.peer, event.epochId);
+        if (this.#holder(event.peer, event.epochId) !== undefined)
+          sessions?.handleProof(now, event.peer, event.epochId);
         return;
       case "needSession":
         sessions?.connect(now, event.peer);
@@ -328,7 +333,8 @@ export class NodeRuntime {
         this.#observe(now, event.endpoint);
         return;
       case "pong":
-        if (this.#pings.get(event.token)?.slot === event.peer) this.#pings.get(event.token)?.done({ rttMs: event.rttMs, endpoint: event.endpoint });
+        if (this.#pings.get(event.token)?.slot === event.peer)
+          this.#pings.get(event.token)?.done({ rttMs: event.rttMs, endpoint: event.endpoint });
         return;
       case "netlink":
         this.#events.endpointsDirty();
@@ -340,7 +346,13 @@ export class NodeRuntime {
         this.#events.failed(new WeftError(event.code, event.text, event.remedy));
         return;
       case "stopped":
-        this.#events.failed(new WeftError("DATAPLANE_FAILED", "the data plane ended by itself", "start the daemon again and report its log"));
+        this.#events.failed(
+          new WeftError(
+            "DATAPLANE_FAILED",
+            "the data plane ended by itself",
+            "start the daemon again and report its log",
+          ),
+        );
         return;
       case "ready":
     }
@@ -423,7 +435,10 @@ export class NodeRuntime {
         peer.lastError = undefined;
         peer.silent = false;
         peer.stopping = false;
-        if (!output.rekey) this.#deps.log.info(`session with ${this.#nameOf(peer)} is up (${output.hybrid ? "hybrid post-quantum" : "classic"} keys)`);
+        if (!output.rekey)
+          this.#deps.log.info(
+            `session with ${this.#nameOf(peer)} is up (${output.hybrid ? "hybrid post-quantum" : "classic"} keys)`,
+          );
         if (!peer.established || !output.rekey) {
           peer.established = true;
           this.mesh.peerUp(now, peer.staticKey);
@@ -438,7 +453,9 @@ export class NodeRuntime {
           this.#drop(now, peer, output.reason);
           return;
         }
-        this.#deps.log.warn(`no session with ${this.#nameOf(peer)}: ${output.reason}; it is tried again when there is traffic for it`);
+        this.#deps.log.warn(
+          `no session with ${this.#nameOf(peer)}: ${output.reason}; it is tried again when there is traffic for it`,
+        );
         this.#checkDown(now, peer);
     }
   }
@@ -448,7 +465,16 @@ export class NodeRuntime {
     switch (output.kind) {
       case "send": {
         const peer = this.peers.byKey(output.staticKey);
-        if (peer !== undefined) this.#link?.send({ kind: "inner", peer: peer.slot, epochId: 0, innerKind: InnerKind.CONTROL, flags: 0, aux: 0, payload: output.bytes });
+        if (peer !== undefined)
+          this.#link?.send({
+            kind: "inner",
+            peer: peer.slot,
+            epochId: 0,
+            innerKind: InnerKind.CONTROL,
+            flags: 0,
+            aux: 0,
+            payload: output.bytes,
+          });
         return;
       }
       case "persistStatement":
@@ -457,7 +483,8 @@ export class NodeRuntime {
       case "rosterChanged":
         // whoever was a member before this run, or before this node joined, is no news
         if (this.#announces) {
-          for (const member of output.added) log.info(`${member.name} (${member.ipv4}, ${member.ipv6}) is a member now`);
+          for (const member of output.added)
+            log.info(`${member.name} (${member.ipv4}, ${member.ipv6}) is a member now`);
           for (const member of output.removed) log.info(`${member.name} is no member any more`);
         }
         this.#syncMembers();
@@ -492,7 +519,13 @@ export class NodeRuntime {
         return;
       }
       case "selfRemoved":
-        if (this.#left === undefined) this.#events.removed(output.reason, output.by === undefined ? undefined : (this.mesh.memberById(output.by)?.name ?? formatNodeId(output.by).slice(0, 8)));
+        if (this.#left === undefined)
+          this.#events.removed(
+            output.reason,
+            output.by === undefined
+              ? undefined
+              : (this.mesh.memberById(output.by)?.name ?? formatNodeId(output.by).slice(0, 8)),
+          );
         return;
       case "left":
         this.#left?.(output.delivered);
@@ -508,7 +541,9 @@ export class NodeRuntime {
   #announceFromNow(): void {
     this.#announces = true;
     const { mesh } = this;
-    this.#deps.log.info(`${mesh.self?.name} (${mesh.self?.ipv4}, ${mesh.self?.ipv6}) in the network ${mesh.networkName}; members: ${mesh.members().length}`);
+    this.#deps.log.info(
+      `${mesh.self?.name} (${mesh.self?.ipv4}, ${mesh.self?.ipv6}) in the network ${mesh.networkName}; members: ${mesh.members().length}`,
+    );
   }
 
   #startSessions(): void {
@@ -529,7 +564,12 @@ export class NodeRuntime {
           return lastMs >= 0 && lastMs < 30_000;
         },
       },
-      { pq: this.#options.pq, capabilities: this.#options.capabilities, mtuBytes: this.#options.underlayMtuBytes, bootId: this.#options.bootId },
+      {
+        pq: this.#options.pq,
+        capabilities: this.#options.capabilities,
+        mtuBytes: this.#options.underlayMtuBytes,
+        bootId: this.#options.bootId,
+      },
     );
   }
 
@@ -561,7 +601,10 @@ export class NodeRuntime {
       // a joiner's path was there before anybody knew whose it is
       if (isFresh && peer.endpoint !== undefined) this.#pathChanged(now, peer);
     }
-    if (without > 0) this.#deps.log.warn(`${without} members have no place among the ${this.#options.maxPeers} peers; raise max_peers in weft.toml`);
+    if (without > 0)
+      this.#deps.log.warn(
+        `${without} members have no place among the ${this.#options.maxPeers} peers; raise max_peers in weft.toml`,
+      );
     this.#pushTables();
   }
 
@@ -574,7 +617,10 @@ export class NodeRuntime {
       }
     }
     const self = this.mesh.self;
-    const own = self === undefined ? [] : [self.ipv4, self.ipv6].map((text) => parseAddress(text)).filter((prefix) => prefix !== undefined);
+    const own =
+      self === undefined
+        ? []
+        : [self.ipv4, self.ipv6].map((text) => parseAddress(text)).filter((prefix) => prefix !== undefined);
     this.#link?.send({ kind: "local", prefixes: own.map((prefix) => ({ prefix, prefixBits: 128 })) });
     this.#link?.send({ kind: "routes", routes });
   }
@@ -586,7 +632,9 @@ export class NodeRuntime {
 
   #recordOf(nodeId: Uint8Array): PeerRecord | undefined {
     const member = this.mesh.memberById(nodeId);
-    return member === undefined ? this.peers.all().find((peer) => equal(peer.nodeId, nodeId)) : this.peers.byKey(member.staticKey);
+    return member === undefined
+      ? this.peers.all().find((peer) => equal(peer.nodeId, nodeId))
+      : this.peers.byKey(member.staticKey);
   }
 
   #add(nodeId: Uint8Array, staticKey: Uint8Array): PeerRecord | undefined {
@@ -630,7 +678,10 @@ export class NodeRuntime {
 
   #nameOf(peer: PeerRecord): string {
     const where = peer.endpoint === undefined ? "" : ` at ${formatEndpoint(endpointFromBytes(peer.endpoint))}`;
-    return peer.member?.name ?? (peer.nodeId.every((byte) => byte === 0) ? `a joining node${where}` : formatNodeId(peer.nodeId).slice(0, 8));
+    return (
+      peer.member?.name ??
+      (peer.nodeId.every((byte) => byte === 0) ? `a joining node${where}` : formatNodeId(peer.nodeId).slice(0, 8))
+    );
   }
 
   // ── store ────────────────────────────────────────────────────────────────────────────────────────────────────────────

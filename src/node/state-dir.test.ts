@@ -41,7 +41,13 @@ test("a damaged identity is an error that leaves the file as it is", () => {
   state.writeIdentity(Identity.generate(systemRandom));
   const sound = readFileSync(state.identityFile, "utf8");
   const seed = sound.indexOf("seed ") + 10;
-  const damages = ["", "\0".repeat(100), sound.slice(0, -20), `${sound.slice(0, seed)}${sound[seed] === "a" ? "b" : "a"}${sound.slice(seed + 1)}`, "x".repeat(10_000)];
+  const damages = [
+    "",
+    "\0".repeat(100),
+    sound.slice(0, -20),
+    `${sound.slice(0, seed)}${sound[seed] === "a" ? "b" : "a"}${sound.slice(seed + 1)}`,
+    "x".repeat(10_000),
+  ];
   for (const damage of damages) {
     writeFileSync(state.identityFile, damage);
     assert.throws(() => state.readIdentity(), { code: "IDENTITY_DAMAGED", message: /left as it is/ });

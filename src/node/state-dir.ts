@@ -4,7 +4,20 @@
  * there is never overwritten, and a damaged one is an error.
  *   identity (0600) | weft.db | weft.sock (0660) | lock | weft.toml (optional)
  */
-import { closeSync, constants, fchmodSync, fsyncSync, lstatSync, mkdirSync, openSync, readFileSync, renameSync, rmSync, statSync, writeSync } from "node:fs";
+import {
+  closeSync,
+  constants,
+  fchmodSync,
+  fsyncSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeSync,
+} from "node:fs";
 import { dirname, join } from "node:path";
 import { WeftError } from "../base/errors.ts";
 import { decodeIdentityFile, encodeIdentityFile } from "../crypto/identity-file.ts";
@@ -30,9 +43,14 @@ export class StateDirectory {
       throw denied(`cannot make the state directory ${path}`, cause);
     }
     const stat = statSync(path);
-    if (!stat.isDirectory()) throw new WeftError("STATE_DENIED", `${path} is no directory`, "choose another one with --state");
+    if (!stat.isDirectory())
+      throw new WeftError("STATE_DENIED", `${path} is no directory`, "choose another one with --state");
     if ((stat.mode & 0o002) !== 0) {
-      throw new WeftError("STATE_UNSAFE", `everybody may write to ${path}`, `choose another state directory with --state, or run: chmod 700 ${path}`);
+      throw new WeftError(
+        "STATE_UNSAFE",
+        `everybody may write to ${path}`,
+        `choose another state directory with --state, or run: chmod 700 ${path}`,
+      );
     }
     let lock: FileLock | undefined;
     try {
@@ -41,7 +59,11 @@ export class StateDirectory {
       throw denied(`cannot lock the state directory ${path}`, cause);
     }
     if (lock === undefined) {
-      throw new WeftError("STATE_LOCKED", `another weft uses the state directory ${path}`, "stop it with `weft down`, or give this one a directory of its own with --state DIR");
+      throw new WeftError(
+        "STATE_LOCKED",
+        `another weft uses the state directory ${path}`,
+        "stop it with `weft down`, or give this one a directory of its own with --state DIR",
+      );
     }
     this.#lock = lock;
   }
@@ -67,9 +89,14 @@ export class StateDirectory {
     let text: string;
     try {
       const stat = lstatSync(file);
-      if (!stat.isFile() || stat.size > MAX_IDENTITY_BYTES) throw damaged(file, stat.isFile() ? "it is far too large" : "it is no regular file");
+      if (!stat.isFile() || stat.size > MAX_IDENTITY_BYTES)
+        throw damaged(file, stat.isFile() ? "it is far too large" : "it is no regular file");
       if ((stat.mode & 0o077) !== 0) {
-        throw new WeftError("IDENTITY_UNSAFE", `others may read the identity file ${file}`, `it is this node's secret key; run: chmod 600 ${file}`);
+        throw new WeftError(
+          "IDENTITY_UNSAFE",
+          `others may read the identity file ${file}`,
+          `it is this node's secret key; run: chmod 600 ${file}`,
+        );
       }
       text = readFileSync(file, "utf8");
     } catch (cause) {
@@ -88,7 +115,11 @@ export class StateDirectory {
   /** @throws WeftError IDENTITY_EXISTS when there is one, whatever its state */
   writeIdentity(identity: Identity): void {
     if (lstatSync(this.identityFile, { throwIfNoEntry: false }) !== undefined) {
-      throw new WeftError("IDENTITY_EXISTS", `${this.identityFile} is there already`, "choose another state directory with --state");
+      throw new WeftError(
+        "IDENTITY_EXISTS",
+        `${this.identityFile} is there already`,
+        "choose another state directory with --state",
+      );
     }
     writeFileDurably(this.identityFile, encodeIdentityFile(identity), 0o600);
   }
@@ -126,7 +157,12 @@ export function writeFileDurably(file: string, text: string, mode: number): void
 }
 
 function denied(what: string, cause: unknown): WeftError {
-  return new WeftError("STATE_DENIED", `${what}: ${(cause as Error).message}`, "check owner and permissions, or choose another directory with --state", { cause });
+  return new WeftError(
+    "STATE_DENIED",
+    `${what}: ${(cause as Error).message}`,
+    "check owner and permissions, or choose another directory with --state",
+    { cause },
+  );
 }
 
 function damaged(file: string, why: string, cause?: unknown): WeftError {

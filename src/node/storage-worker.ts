@@ -22,7 +22,13 @@ export type StorageRequest =
 
 export type StorageAnswer =
   | { readonly id: number; readonly ok: true; readonly contents?: StoreContents; readonly commitMs?: number }
-  | { readonly id: number; readonly ok: false; readonly code: string; readonly message: string; readonly remedy: string };
+  | {
+      readonly id: number;
+      readonly ok: false;
+      readonly code: string;
+      readonly message: string;
+      readonly remedy: string;
+    };
 
 type WriteRequest = Extract<StorageRequest, { op: "write" }>;
 
@@ -34,7 +40,10 @@ function answer(value: StorageAnswer): void {
 }
 
 function refuse(id: number, error: unknown): void {
-  const known = error instanceof WeftError ? error : new WeftError("STORE_FAILED", (error as Error).message, "see the daemon's log");
+  const known =
+    error instanceof WeftError
+      ? error
+      : new WeftError("STORE_FAILED", (error as Error).message, "see the daemon's log");
   answer({ id, ok: false, code: known.code, message: known.message, remedy: known.remedy });
 }
 

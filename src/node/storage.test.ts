@@ -13,7 +13,11 @@ after(() => rmSync(root, { recursive: true }));
 let counter = 0;
 const fresh = (): string => join(root, `${++counter}.db`);
 
-const statement = (text: string): { kind: "statement"; hash: Uint8Array; bytes: Uint8Array } => ({ kind: "statement", hash: utf8(`hash ${text}`), bytes: utf8(text) });
+const statement = (text: string): { kind: "statement"; hash: Uint8Array; bytes: Uint8Array } => ({
+  kind: "statement",
+  hash: utf8(`hash ${text}`),
+  bytes: utf8(text),
+});
 
 test("what was written is there after a restart, in order and once", async () => {
   const file = fresh();
@@ -56,7 +60,9 @@ test("writes that arrive during a slow commit share the next one", async () => {
 
 test("a full queue refuses and counts instead of growing", async () => {
   const storage = new StorageThread(fresh(), { commitDelayMs: 20 });
-  const results = await Promise.allSettled(Array.from({ length: 1100 }, (_, i) => storage.write([statement(String(i))])));
+  const results = await Promise.allSettled(
+    Array.from({ length: 1100 }, (_, i) => storage.write([statement(String(i))])),
+  );
   const refused = results.filter((result) => result.status === "rejected");
   assert.equal(refused.length, 76);
   assert.equal(refused[0]?.reason.code, "STORE_BUSY");
@@ -68,7 +74,11 @@ test("a full queue refuses and counts instead of growing", async () => {
 test("a bad request fails alone", async () => {
   const storage = new StorageThread(fresh());
   const bad = { kind: "statement", hash: utf8("x"), bytes: undefined } as unknown as ReturnType<typeof statement>;
-  const results = await Promise.allSettled([storage.write([statement("a")]), storage.write([bad]), storage.write([statement("b")])]);
+  const results = await Promise.allSettled([
+    storage.write([statement("a")]),
+    storage.write([bad]),
+    storage.write([statement("b")]),
+  ]);
   assert.deepEqual(
     results.map((result) => result.status),
     ["fulfilled", "rejected", "fulfilled"],

@@ -71,7 +71,13 @@ export class StorageThread implements Storage {
   }
 
   counters(): StorageCounters {
-    return { commits: this.#commits, commitSeconds: this.#commitMs / 1000, refused: this.#refused, failed: this.#failed, pending: this.#waiting.size };
+    return {
+      commits: this.#commits,
+      commitSeconds: this.#commitMs / 1000,
+      refused: this.#refused,
+      failed: this.#failed,
+      pending: this.#waiting.size,
+    };
   }
 
   async close(): Promise<void> {
@@ -81,11 +87,15 @@ export class StorageThread implements Storage {
     await this.#worker.terminate();
   }
 
-  #ask(request: { op: "load" | "close" } | { op: "write"; mutations: readonly Mutation[] }): Promise<Extract<StorageAnswer, { ok: true }>> {
+  #ask(
+    request: { op: "load" | "close" } | { op: "write"; mutations: readonly Mutation[] },
+  ): Promise<Extract<StorageAnswer, { ok: true }>> {
     if (this.#dead !== undefined) return Promise.reject(this.#dead);
     if (this.#waiting.size >= MAX_PENDING && request.op === "write") {
       this.#refused++;
-      return Promise.reject(new WeftError("STORE_BUSY", `${MAX_PENDING} writes wait for the disk`, "check the disk of the state directory"));
+      return Promise.reject(
+        new WeftError("STORE_BUSY", `${MAX_PENDING} writes wait for the disk`, "check the disk of the state directory"),
+      );
     }
     const id = this.#nextId++;
     return new Promise((resolve, reject) => {
@@ -107,7 +117,12 @@ export class StorageThread implements Storage {
   }
 
   #died(cause: Error): void {
-    this.#dead ??= new WeftError("STORE_FAILED", `the storage thread ended: ${cause.message}`, "start the daemon again", { cause });
+    this.#dead ??= new WeftError(
+      "STORE_FAILED",
+      `the storage thread ended: ${cause.message}`,
+      "start the daemon again",
+      { cause },
+    );
     for (const waiting of this.#waiting.values()) waiting.reject(this.#dead);
     this.#waiting.clear();
   }

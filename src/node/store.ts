@@ -47,16 +47,24 @@ export class Store {
     let database: DatabaseSync | undefined;
     try {
       database = new DatabaseSync(file, { timeout: 5000 });
-      database.exec("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA cache_size = -1024; PRAGMA foreign_keys = ON;");
+      database.exec(
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA cache_size = -1024; PRAGMA foreign_keys = ON;",
+      );
       const version = database.prepare("PRAGMA user_version").get()?.["user_version"] as number;
       if (version > SCHEMA_VERSION) {
-        throw new WeftError("STORE_NEWER", `${file} was written by a newer weft (schema ${version})`, "run that version, or another state directory with --state");
+        throw new WeftError(
+          "STORE_NEWER",
+          `${file} was written by a newer weft (schema ${version})`,
+          "run that version, or another state directory with --state",
+        );
       }
       if (version === 0) database.exec(`BEGIN IMMEDIATE; ${SCHEMA} COMMIT;`);
       this.#statements = {
         statement: database.prepare("INSERT INTO statements (hash, bytes) VALUES (?, ?) ON CONFLICT (hash) DO NOTHING"),
         timestamp: database.prepare("INSERT OR REPLACE INTO timestamps VALUES (?, ?, ?)"),
-        timestampTrim: database.prepare(`DELETE FROM timestamps WHERE key IN (SELECT key FROM timestamps ORDER BY at DESC LIMIT -1 OFFSET ${MAX_TIMESTAMPS})`),
+        timestampTrim: database.prepare(
+          `DELETE FROM timestamps WHERE key IN (SELECT key FROM timestamps ORDER BY at DESC LIMIT -1 OFFSET ${MAX_TIMESTAMPS})`,
+        ),
         meta: database.prepare("INSERT OR REPLACE INTO meta VALUES (?, ?)"),
         metaRemove: database.prepare("DELETE FROM meta WHERE key = ?"),
       };
@@ -72,10 +80,17 @@ export class Store {
   }
 
   load(): StoreContents {
-    const all = (sql: string): Record<string, unknown>[] => this.#database.prepare(sql).all() as Record<string, unknown>[];
+    const all = (sql: string): Record<string, unknown>[] =>
+      this.#database.prepare(sql).all() as Record<string, unknown>[];
     return {
-      statements: all("SELECT hash, bytes FROM statements ORDER BY seq").map((row) => ({ hash: row["hash"] as Uint8Array, bytes: row["bytes"] as Uint8Array })),
-      timestamps: all("SELECT key, value FROM timestamps").map((row) => ({ key: row["key"] as Uint8Array, value: row["value"] as Uint8Array })),
+      statements: all("SELECT hash, bytes FROM statements ORDER BY seq").map((row) => ({
+        hash: row["hash"] as Uint8Array,
+        bytes: row["bytes"] as Uint8Array,
+      })),
+      timestamps: all("SELECT key, value FROM timestamps").map((row) => ({
+        key: row["key"] as Uint8Array,
+        value: row["value"] as Uint8Array,
+      })),
       meta: new Map(all("SELECT * FROM meta").map((row) => [row["key"] as string, row["value"] as Uint8Array])),
     };
   }
@@ -107,11 +122,11 @@ export class Store {
         run("timestamp", mutation.key, mutation.value, Math.floor(mutation.atMs));
         return run("timestampTrim");
       case "meta":
-        return mutation.value === undefined ? run("metaRemove", mutation.key) : run("meta", mutation.key, mutation.value);
+        return mutation.value === undefined
+          ? run("metaRemove", mutation.key)
+          : run("meta", mutation.key, mutation.value);
       case "forget":
-        this.#database.exec(
-          "DELETE FROM meta; DELETE FROM statements; DELETE FROM timestamps",
-        );
+        this.#database.exec("DELETE FROM meta; DELETE FROM statements; DELETE FROM timestamps");
     }
   }
 }
@@ -122,9 +137,19 @@ function explain(cause: unknown, file: string): WeftError {
   // SQLITE_CORRUPT 11, SQLITE_NOTADB 26 (the low byte is the primary code)
   const primary = (error.errcode ?? 0) & 255;
   if (primary === 11 || primary === 26) {
-    return new WeftError("STORE_DAMAGED", `${file} is damaged (${error.message}); it was left as it is`, "restore it from a backup, or move it away and join again with a new invite", {
-      cause,
-    });
+    return new WeftError(
+      "STORE_DAMAGED",
+      `${file} is damaged (${error.message}); it was left as it is`,
+      "restore it from a backup, or move it away and join again with a new invite",
+      {
+        cause,
+      },
+    );
   }
-  return new WeftError("STORE_FAILED", `${file}: ${error.message}`, "check the free space and the permissions of the state directory", { cause });
+  return new WeftError(
+    "STORE_FAILED",
+    `${file}: ${error.message}`,
+    "check the free space and the permissions of the state directory",
+    { cause },
+  );
 }

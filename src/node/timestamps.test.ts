@@ -14,29 +14,39 @@ class FakeStore {
     this.writes++;
     for (const mutation of mutations) {
       if (mutation.kind === "meta" && mutation.key === OWN_TIMESTAMP_KEY) this.highWater = mutation.value;
-      if (mutation.kind === "timestamp") this.peers.set(toHex(mutation.key), { key: mutation.key, value: mutation.value });
+      if (mutation.kind === "timestamp")
+        this.peers.set(toHex(mutation.key), { key: mutation.key, value: mutation.value });
     }
   };
   open(): StoredTimestamps {
-    return new StoredTimestamps({ persist: this.persist }, { highWater: this.highWater, peers: [...this.peers.values()] });
+    return new StoredTimestamps(
+      { persist: this.persist },
+      { highWater: this.highWater, peers: [...this.peers.values()] },
+    );
   }
 }
 
 test("own timestamps grow over every jump of the clock and every restart", () => {
   fc.assert(
-    fc.property(fc.array(fc.record({ stepMs: fc.integer({ min: -1e9, max: 1e6 }), restart: fc.boolean() }), { minLength: 2, maxLength: 50 }), (steps) => {
-      const store = new FakeStore();
-      let timestamps = store.open();
-      let wallMs = 1_700_000_000_000;
-      let before = new Uint8Array(12);
-      for (const { stepMs, restart } of steps) {
-        wallMs += stepMs;
-        if (restart) timestamps = store.open();
-        const next = timestamps.nextOwn(Math.max(0, wallMs));
-        assert.ok(compare(next, before) > 0);
-        before = Uint8Array.from(next);
-      }
-    }),
+    fc.property(
+      fc.array(fc.record({ stepMs: fc.integer({ min: -1e9, max: 1e6 }), restart: fc.boolean() }), {
+        minLength: 2,
+        maxLength: 50,
+      }),
+      (steps) => {
+        const store = new FakeStore();
+        let timestamps = store.open();
+        let wallMs = 1_700_000_000_000;
+        let before = new Uint8Array(12);
+        for (const { stepMs, restart } of steps) {
+          wallMs += stepMs;
+          if (restart) timestamps = store.open();
+          const next = timestamps.nextOwn(Math.max(0, wallMs));
+          assert.ok(compare(next, before) > 0);
+          before = Uint8Array.from(next);
+        }
+      },
+    ),
   );
 });
 

@@ -19,7 +19,10 @@ const MAX_REMEMBERED = 65_536;
 export class StoredTimestamps implements Timestamps {
   readonly #persist: (mutations: readonly Mutation[]) => void;
   readonly #peers = new Map<string, Uint8Array>();
-  readonly #unsaved = new Map<string, { readonly key: Uint8Array; readonly value: Uint8Array; readonly atMs: number }>();
+  readonly #unsaved = new Map<
+    string,
+    { readonly key: Uint8Array; readonly value: Uint8Array; readonly atMs: number }
+  >();
   #own: Uint8Array;
   #reserved: Uint8Array;
   #flushAtMs = Infinity;
@@ -27,7 +30,10 @@ export class StoredTimestamps implements Timestamps {
   /** @param highWater what the store kept under OWN_TIMESTAMP_KEY */
   constructor(
     deps: { readonly persist: (mutations: readonly Mutation[]) => void },
-    stored: { readonly highWater: Uint8Array | undefined; readonly peers: readonly { readonly key: Uint8Array; readonly value: Uint8Array }[] },
+    stored: {
+      readonly highWater: Uint8Array | undefined;
+      readonly peers: readonly { readonly key: Uint8Array; readonly value: Uint8Array }[];
+    },
   ) {
     this.#persist = deps.persist;
     this.#own = stored.highWater?.length === TIMESTAMP_BYTES ? stored.highWater : new Uint8Array(TIMESTAMP_BYTES);
@@ -58,7 +64,8 @@ export class StoredTimestamps implements Timestamps {
     if (this.#peers.size >= MAX_REMEMBERED) this.#peers.delete(this.#peers.keys().next().value as string);
     const copy = Uint8Array.from(value);
     this.#peers.set(key, copy);
-    if (this.#unsaved.size < MAX_REMEMBERED) this.#unsaved.set(key, { key: Uint8Array.from(staticKey), value: copy, atMs: now.wallMs });
+    if (this.#unsaved.size < MAX_REMEMBERED)
+      this.#unsaved.set(key, { key: Uint8Array.from(staticKey), value: copy, atMs: now.wallMs });
     this.#flushAtMs = Math.min(this.#flushAtMs, now.nowMs + FLUSH_MS);
   }
 

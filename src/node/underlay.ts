@@ -28,7 +28,14 @@ interface IpAddressRow {
   readonly ifname?: string;
   readonly mtu?: number;
   readonly flags?: readonly string[];
-  readonly addr_info?: readonly { readonly local?: string; readonly scope?: string; readonly temporary?: boolean; readonly deprecated?: boolean; readonly tentative?: boolean; readonly dadfailed?: boolean }[];
+  readonly addr_info?: readonly {
+    readonly local?: string;
+    readonly scope?: string;
+    readonly temporary?: boolean;
+    readonly deprecated?: boolean;
+    readonly tentative?: boolean;
+    readonly dadfailed?: boolean;
+  }[];
 }
 
 /** @param skipInterface the node's own TUN, whose addresses are overlay */
@@ -47,7 +54,8 @@ export async function readHostNetwork(skipInterface: string | undefined): Promis
     const loopback = row.flags?.includes("LOOPBACK") === true;
     if (!loopback && row.mtu !== undefined && (row.addr_info?.length ?? 0) > 0) mtuBytes = Math.max(mtuBytes, row.mtu);
     for (const info of row.addr_info ?? []) {
-      if (info.local === undefined || info.deprecated === true || info.tentative === true || info.dadfailed === true) continue;
+      if (info.local === undefined || info.deprecated === true || info.tentative === true || info.dadfailed === true)
+        continue;
       if (isUsable(info.local)) addresses.push({ interface: name, address: info.local, loopback });
     }
   }
@@ -73,7 +81,10 @@ function isUsable(address: string): boolean {
 /** IPv4 prefixes of this host's routes, such as "10.0.0.0/8"; empty when `ip` is missing. */
 export async function readRoutedPrefixes(): Promise<readonly string[]> {
   try {
-    const rows = JSON.parse(await runProgram("ip", ["-j", "-4", "route", "show", "table", "all"])) as { dst?: string; type?: string }[];
+    const rows = JSON.parse(await runProgram("ip", ["-j", "-4", "route", "show", "table", "all"])) as {
+      dst?: string;
+      type?: string;
+    }[];
     return rows
       .filter((row) => row.type === undefined || row.type === "unicast" || row.type === "local")
       .map((row) => row.dst ?? "")

@@ -183,15 +183,36 @@ test("cookie replies have their own limit; what is over it is counted", () => {
   const bench = new Bench();
   bench.gate.setLoad(0, 1);
   let replies = 0;
-  for (let i = 0; i < 3000; i++) {
+  for (let i = 0; i < 6000; i++) {
     assert.equal(bench.judge(0, init(5), i), Drop.COOKIE_REQUIRED);
     if (bench.gate.replyBytes > 0) replies++;
   }
-  assert.equal(replies, 2000);
+  assert.equal(replies, 5000);
   assert.equal(bench.gate.cookiesSuppressed, 1000);
   bench.gate.setLoad(500, 1);
   bench.judge(500, init(5));
   assert.equal(bench.gate.replyBytes, 56, "and recovers");
+});
+
+test("a member's address gets its cookie in the middle of a flood", () => {
+  const bench = new Bench();
+  bench.gate.setLoad(0, 1);
+  for (let i = 0; i < 20_000; i++) bench.judge(0, init(i + 1), 1_000 + i);
+  assert.equal(bench.gate.replyBytes, 0);
+  const member = new Uint8Array(16);
+  member.set([255, 255, 10, 0, 0, 7], 10);
+  const address = 0x0a000007;
+  bench.judge(0, init(77), address);
+  assert.equal(bench.gate.replyBytes, 0, "not known yet");
+  bench.gate.noteKnown(member);
+  assert.equal(bench.judge(0, init(77), address), Drop.COOKIE_REQUIRED);
+  const cookie = cookieOf(bench, init(77));
+  bench.judge(0, init(78), address);
+  assert.equal(bench.gate.replyBytes, 0, "one reply per 50 ms");
+  assert.equal(bench.judge(60, init(77, cookie), address), Drop.NONE);
+  for (let i = 0; i < 6_000; i++) bench.judge(60, init(i + 1), 1_000 + i);
+  bench.judge(60, init(78), address);
+  assert.ok(bench.gate.replyBytes > 0);
 });
 
 test("a flood from many sources takes no memory", () => {

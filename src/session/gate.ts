@@ -6,7 +6,8 @@
  *   1 type, exact length, zero bytes
  *   2 responses and cookie replies: the random index of a handshake that this node sent (see noteSent)
  *   3 mac1, one HMAC (cookie replies have none)
- *   4 under load: an init needs mac2 under the current or the previous cookie secret, else a cookie reply is prepared (at most 2,000/s)
+ *   4 under load: an init needs mac2 under the current or the previous cookie secret, else a cookie reply is prepared (at most 5,000/s, and
+ *     20/s for each address of a member, whatever the flood from elsewhere)
  *   5 under load: a token bucket per source /24 or /64, 20/s, burst 5, in a table of fixed size
  * A response needs no mac2: its 32-bit index proves that it answers an init of ours, which is all a cookie would prove.
  * A cookie reply is smaller than what it answers (56 of 176 bytes), so it amplifies nothing.
@@ -51,7 +52,7 @@ export interface GateOptions {
   readonly ratePerSecond?: number;
   /** @default 5 */
   readonly burst?: number;
-  /** Cookie replies per second to all sources together. @default 2_000 */
+  /** Cookie replies per second to all sources together. @default 5_000 */
   readonly cookiesPerSecond?: number;
 }
 
@@ -62,6 +63,10 @@ const BUCKETS = 4096;
 /** Indices of our own handshakes under way: sets of 4, the oldest of a set is reused. */
 const INDICES = 8192;
 const WAYS = 4;
+/** Addresses at which members are known to be, direct-mapped by a keyed hash; a later one takes the place of an earlier one. */
+const KNOWN = 4096;
+/** A known address gets a cookie this often whatever the flood from elsewhere. */
+const KNOWN_REPLY_MS = 50;
 
 export class HandshakeGate {
   /** A cookie reply to send to the source after judge() returned Drop.COOKIE_REQUIRED with replyBytes > 0. */
@@ -96,6 +101,9 @@ export class HandshakeGate {
   readonly #bucketAtMs: Float64Array = new Float64Array(BUCKETS).fill(-Infinity);
   readonly #bucketSeed: number;
 
+  readonly #known: Uint32Array = new Uint32Array(KNOWN * 4);
+  readonly #knownReplyMs: Float64Array = new Float64Array(KNOWN).fill(-Infinity);
+
   readonly #indices: Uint32Array = new Uint32Array(INDICES);
   readonly #indexNext: Uint8Array = new Uint8Array(INDICES / WAYS);
 
@@ -107,7 +115,7 @@ export class HandshakeGate {
     this.#secretMs = options.secretMs ?? 120_000;
     this.#rate = options.ratePerSecond ?? 20;
     this.#burst = options.burst ?? 5;
-    this.#cookiesPerSecond = options.cookiesPerSecond ?? 2000;
+    this.#cookiesPerSecond = options.cookiesPerSecond ?? 5000;
     this.#cookieTokens = this.#cookiesPerSecond;
     this.#macHandle = deps.mac.create(macKey(options.staticKey));
     this.#cookieKey = cookieKey(options.staticKey);
@@ -217,17 +225,52 @@ export class HandshakeGate {
     this.#secretSinceMs = nowMs;
   }
 
+  /**
+   * A member may be reached at this address: under load its handshakes are not at the mercy of a flood from elsewhere.
+   * @param address 16 bytes, v4-mapped or IPv6
+   */
+  noteKnown(address: Uint8Array): void {
+    const source = this.#source;
+    this.#slab.u8.set(address.subarray(0, 16), source);
+    const at = this.#knownAt(source);
+    for (let i = 0; i < 4; i++) this.#known[at * 4 + i] = this.#slab.view.getUint32(source + i * 4, true);
+    this.#knownReplyMs[at] = -Infinity;
+  }
+
+  /** @param address slab offset of 16 bytes @returns place in the table of known addresses */
+  #knownAt(address: number): number {
+    const view = this.#slab.view;
+    let hash = this.#bucketSeed;
+    for (let i = 0; i < 16; i += 4) {
+      hash = Math.imul(hash ^ view.getUint32(address + i, true), 0x9e3779b1);
+      hash ^= hash >>> 15;
+    }
+    return (hash >>> 0) % KNOWN;
+  }
+
+  /** True when the source is a member's address that has had no cookie just now; counts as the cookie it gets. */
+  #takeKnown(nowMs: number, name: number): boolean {
+    const at = this.#knownAt(name + NAME_REMOTE);
+    for (let i = 0; i < 4; i++) {
+      if (this.#known[at * 4 + i] !== this.#slab.view.getUint32(name + NAME_REMOTE + i * 4, true)) return false;
+    }
+    if (nowMs - (this.#knownReplyMs[at] as number) < KNOWN_REPLY_MS) return false;
+    this.#knownReplyMs[at] = nowMs;
+    return true;
+  }
+
   #prepareReply(nowMs: number, offset: number, name: number): void {
     this.#cookieTokens = Math.min(
       this.#cookiesPerSecond,
       this.#cookieTokens + ((nowMs - this.#cookieTokensAtMs) * this.#cookiesPerSecond) / 1000,
     );
     this.#cookieTokensAtMs = nowMs;
-    if (this.#cookieTokens < 1) {
+    const known = this.#takeKnown(nowMs, name);
+    if (this.#cookieTokens < 1 && !known) {
       this.cookiesSuppressed++;
       return;
     }
-    this.#cookieTokens--;
+    if (!known) this.#cookieTokens--;
     this.#rotate(nowMs);
     this.#cookie(this.#secretHandle, name);
     const u8 = this.#slab.u8;

@@ -4,7 +4,7 @@ import { test } from "node:test";
 import { sleep } from "../../lab/process.ts";
 import { changeAddress } from "../../lab/scenarios/address-change.ts";
 import { impairedHosts, routedHosts, twoHosts } from "../../lab/topologies.ts";
-import { iperf, ping } from "../../lab/traffic.ts";
+import { iperf, ping, timeUntilAnswered } from "../../lab/traffic.ts";
 import { skip, withNetwork } from "./support.ts";
 
 /** Traffic flows again at most this long after a restarted daemon is up. */
@@ -27,16 +27,9 @@ test(
             const address = await victim.address(4);
             await victim.kill();
             await sleep(500);
-            // One ping every 20 ms from before the restart until well after it.
-            const pinging = ping(other.host, address, { count: 400, intervalMs: 20, graceMs: 500 });
             await victim.up();
-            const upAt = performance.now();
-            const first = await ping(other.host, address, { count: 1, graceMs: RESTART_MS });
-            if (first.received === 0)
-              assert.equal((await ping(other.host, address, { count: 1 })).received, 1, "not even a second later");
-            const waitedMs = performance.now() - upAt;
-            assert.ok(waitedMs <= RESTART_MS + 200, `traffic flowed ${Math.round(waitedMs)} ms after ready`);
-            assert.ok((await pinging).received > 0);
+            const waitedMs = await timeUntilAnswered(other.host, address, 10_000);
+            assert.ok(waitedMs <= RESTART_MS, `traffic flowed ${Math.round(waitedMs)} ms after ready`);
             await network.allPairs();
           });
         }

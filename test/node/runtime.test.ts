@@ -66,7 +66,14 @@ class TestNode {
         clock: this.clock,
         log: nullLogger,
       },
-      { maxPeers, pq: "require", psk: new Map(), capabilities: Capability.HYBRID, underlayMtuBytes: 1500, bootId: this.random.u32() },
+      {
+        maxPeers,
+        pq: "require",
+        psk: new Map(),
+        capabilities: Capability.HYBRID,
+        underlayMtuBytes: 1500,
+        bootId: this.random.u32(),
+      },
       {
         rosterChanged: () => undefined,
         pathChanged: () => undefined,

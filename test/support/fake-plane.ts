@@ -167,7 +167,12 @@ export class FakePlane implements DataplaneHandle {
       case "install": {
         const peer = this.#peers.get(command.peer);
         if (peer === undefined) return;
-        this.#epochs.set(command.epoch.localIndex, { peer: command.peer, keys: command.epoch, installedAtMs: network.clock.nowMs, proven: false });
+        this.#epochs.set(command.epoch.localIndex, {
+          peer: command.peer,
+          keys: command.epoch,
+          installedAtMs: network.clock.nowMs,
+          proven: false,
+        });
         if (command.endpoint !== undefined && command.epoch.initiator) {
           peer.endpoint = command.endpoint;
           this.#onEvent({ kind: "path", peer: command.peer, endpoint: command.endpoint, mtuBytes: 1500 });
@@ -182,23 +187,32 @@ export class FakePlane implements DataplaneHandle {
       }
       case "retire":
         network.clock.schedule(network.clock.nowMs + command.afterMs, () => {
-          for (const [index, epoch] of this.#epochs) if (epoch.keys.epochId === command.epochId) this.#epochs.delete(index);
+          for (const [index, epoch] of this.#epochs)
+            if (epoch.keys.epochId === command.epochId) this.#epochs.delete(index);
         });
         return;
       case "inner": {
         const peer = this.#peers.get(command.peer);
-        const epoch = command.epochId === 0 ? peer?.sending : [...this.#epochs.values()].find((candidate) => candidate.keys.epochId === command.epochId);
+        const epoch =
+          command.epochId === 0
+            ? peer?.sending
+            : [...this.#epochs.values()].find((candidate) => candidate.keys.epochId === command.epochId);
         const to = peer?.endpoint;
         if (epoch === undefined || to === undefined) {
           this.drops++;
           return;
         }
-        network.deliver(this, to, (plane) => plane.inner(this.address, epoch.keys.remoteIndex, command.innerKind, command.payload));
+        network.deliver(this, to, (plane) =>
+          plane.inner(this.address, epoch.keys.remoteIndex, command.innerKind, command.payload),
+        );
         return;
       }
       case "transmit": {
         const peer = this.#peers.get(command.peer);
-        const targets = command.to === undefined ? [...(peer?.endpoint === undefined ? [] : [peer.endpoint]), ...(peer?.candidates ?? [])] : [command.to];
+        const targets =
+          command.to === undefined
+            ? [...(peer?.endpoint === undefined ? [] : [peer.endpoint]), ...(peer?.candidates ?? [])]
+            : [command.to];
         for (const to of targets) network.deliver(this, to, (plane) => plane.handshake(this.address, command.datagram));
         return;
       }
@@ -207,7 +221,11 @@ export class FakePlane implements DataplaneHandle {
         const to = peer?.endpoint;
         if (to === undefined || peer?.sending === undefined) return;
         const { token, peer: slot } = command;
-        network.deliver(this, to, (plane) => network.deliver(plane, this.address, () => this.#onEvent({ kind: "pong", peer: slot, token, rttMs: 2 * ONE_WAY_MS, endpoint: to })));
+        network.deliver(this, to, (plane) =>
+          network.deliver(plane, this.address, () =>
+            this.#onEvent({ kind: "pong", peer: slot, token, rttMs: 2 * ONE_WAY_MS, endpoint: to }),
+          ),
+        );
         return;
       }
       default:

@@ -14,14 +14,20 @@ export class MemoryStorage implements Storage {
   }
 
   contents(): StoreContents {
-    return { statements: [...this.#statements.values()], timestamps: [...this.#timestamps.values()], meta: new Map(this.#meta) };
+    return {
+      statements: [...this.#statements.values()],
+      timestamps: [...this.#timestamps.values()],
+      meta: new Map(this.#meta),
+    };
   }
 
   write(mutations: readonly Mutation[]): Promise<void> {
     this.#commits++;
     for (const mutation of mutations) {
-      if (mutation.kind === "statement") this.#statements.set(toHex(mutation.hash), { hash: mutation.hash, bytes: mutation.bytes });
-      else if (mutation.kind === "timestamp") this.#timestamps.set(toHex(mutation.key), { key: mutation.key, value: mutation.value });
+      if (mutation.kind === "statement")
+        this.#statements.set(toHex(mutation.hash), { hash: mutation.hash, bytes: mutation.bytes });
+      else if (mutation.kind === "timestamp")
+        this.#timestamps.set(toHex(mutation.key), { key: mutation.key, value: mutation.value });
       else if (mutation.kind === "meta" && mutation.value !== undefined) this.#meta.set(mutation.key, mutation.value);
       else if (mutation.kind === "meta") this.#meta.delete(mutation.key);
       else for (const map of [this.#statements, this.#timestamps, this.#meta]) map.clear();

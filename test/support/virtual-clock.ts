@@ -34,7 +34,11 @@ export class VirtualClock implements Clock {
       await settle();
       let next: Due | undefined;
       for (const due of this.#due) {
-        if (due.atMs <= untilMs && (next === undefined || due.atMs < next.atMs || (due.atMs === next.atMs && due.order < next.order))) next = due;
+        if (
+          due.atMs <= untilMs &&
+          (next === undefined || due.atMs < next.atMs || (due.atMs === next.atMs && due.order < next.order))
+        )
+          next = due;
       }
       if (next === undefined) break;
       this.#due.splice(this.#due.indexOf(next), 1);
