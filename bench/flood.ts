@@ -53,7 +53,10 @@ interface Batch {
   readonly offset: number;
   readonly segmentBytes: number;
   readonly segments: number;
+  /** One more bit of every datagram changes at each sending, and the one before changes back. */
   readonly mutate: boolean;
+  /** By segment: the bit that is changed now, −1 = none. */
+  readonly changed: Int32Array;
 }
 
 class Generator {
@@ -102,7 +105,7 @@ class Generator {
       if (index % 2 === 0 && segmentBytes >= 4) bytes.writeUInt32LE(DATA_TYPE, 0);
       this.#slab.u8.set(bytes, offset + segment * segmentBytes);
     }
-    return { offset, segmentBytes, segments: SEGMENTS, mutate: true };
+    return { offset, segmentBytes, segments: SEGMENTS, mutate: true, changed: new Int32Array(SEGMENTS).fill(-1) };
   }
 
   #capturedBatch(kind: FloodKind, source: readonly Buffer[]): Batch {
@@ -117,9 +120,16 @@ class Generator {
       const packet = alike[this.#random(alike.length)] as Buffer;
       this.#slab.u8.set(packet.subarray(0, segmentBytes), offset + segment * segmentBytes);
       if (kind !== "mutated") continue;
-      for (let bits = 1 + this.#random(8); bits > 0; bits--) this.#flip(offset + segment * segmentBytes, segmentBytes);
+      for (let bits = 1 + this.#random(8); bits > 0; bits--)
+        this.#flip(offset + segment * segmentBytes, this.#random(segmentBytes * 8));
     }
-    return { offset, segmentBytes, segments: SEGMENTS, mutate: kind === "mutated" };
+    return {
+      offset,
+      segmentBytes,
+      segments: SEGMENTS,
+      mutate: kind === "mutated",
+      changed: new Int32Array(SEGMENTS).fill(-1),
+    };
   }
 
   #initBatches(staticKey: Uint8Array | undefined): Batch[] {
@@ -136,13 +146,30 @@ class Generator {
       mac.copy(init, INIT_MAC1, 0, MAC_BYTES);
       const offset = this.#slab.allocate(HANDSHAKE_INIT_BYTES);
       this.#slab.u8.set(init, offset);
-      return { offset, segmentBytes: HANDSHAKE_INIT_BYTES, segments: 1, mutate: false };
+      return {
+        offset,
+        segmentBytes: HANDSHAKE_INIT_BYTES,
+        segments: 1,
+        mutate: false,
+        changed: new Int32Array(1).fill(-1),
+      };
     });
   }
 
-  #flip(offset: number, bytes: number): void {
-    const at = offset + this.#random(bytes);
-    this.#slab.u8[at] = (this.#slab.u8[at] as number) ^ (1 << this.#random(8));
+  #flip(offset: number, bit: number): void {
+    if (bit < 0) return;
+    const at = offset + (bit >> 3);
+    this.#slab.u8[at] = (this.#slab.u8[at] as number) ^ (1 << (bit & 7));
+  }
+
+  /** Moves the changed bit of every datagram elsewhere. */
+  #mutate({ offset, segmentBytes, segments, changed }: Batch): void {
+    for (let segment = 0; segment < segments; segment++) {
+      const at = offset + segment * segmentBytes;
+      this.#flip(at, changed[segment] as number);
+      changed[segment] = this.#random(segmentBytes * 8);
+      this.#flip(at, changed[segment] as number);
+    }
   }
 
   /** Sends until the time is over. @param sources first address (u32) and number of source addresses */
@@ -183,8 +210,7 @@ class Generator {
   /** @returns datagrams the socket accepted */
   #sendBatch(batch: Batch, gso: boolean): number {
     const { offset, segmentBytes, segments, mutate } = batch;
-    if (mutate)
-      for (let segment = 0; segment < segments; segment++) this.#flip(offset + segment * segmentBytes, segmentBytes);
+    if (mutate) this.#mutate(batch);
     if (gso && segments > 1)
       return this.#udp.send(offset, segmentBytes * segments, segmentBytes, this.#name) >= 0 ? segments : 0;
     let accepted = 0;

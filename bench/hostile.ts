@@ -41,6 +41,7 @@ const ARRIVED_LEAST_PER_SECOND = 100_000;
 const CONNECT_MOST_SECONDS = 2;
 /** Sources of the handshake flood: every address of this prefix belongs to the attacker. */
 const SOURCES = "10.66.0.0/16";
+const WARM_UP_SECONDS = 3;
 /** Growth of resident memory over one flood that still counts as none: allocator noise. */
 const STATE_GROWTH_MOST_BYTES = 8e6;
 
@@ -237,6 +238,12 @@ async function flowUnderFlood(
   }
 }
 
+async function warmUp(scene: Scene, kind: FloodKind, options: HostileOptions): Promise<void> {
+  const flood = startFlood(scene, kind, options, WARM_UP_SECONDS);
+  await floodResult(flood);
+  await flood.stop("SIGTERM", 1_000);
+}
+
 async function attack(scene: Scene, kind: FloodKind, options: HostileOptions, notes: string[]): Promise<Outcome> {
   const { tunnel, b, port, device } = scene;
   const pid = tunnel.b.pid as number;
@@ -253,6 +260,8 @@ async function attack(scene: Scene, kind: FloodKind, options: HostileOptions, no
   } finally {
     await b.nft("delete table inet bench\n");
   }
+  // Tables of fixed size are touched for the first time: that is not growth.
+  await warmUp(scene, kind, options);
   const before = weftDrops(await tunnel.nodeB.metrics());
   const residentBefore = residentBytes(pid);
   const met = await flowUnderFlood(scene, kind, options);
@@ -272,7 +281,7 @@ async function attack(scene: Scene, kind: FloodKind, options: HostileOptions, no
   };
 }
 
-/** A member that restarts in the middle of a handshake flood: from its line `ready` to the first answered ping. */
+/** A member that restarts in the middle of a handshake flood: from its start, and from its line `ready`, to the first answered ping. */
 async function connectUnderFlood(scene: Scene, options: HostileOptions): Promise<string> {
   const { lab, b, tunnel } = scene;
   try {
@@ -296,6 +305,7 @@ async function connectUnderFlood(scene: Scene, options: HostileOptions): Promise
     await flood.waitFor(/^started$/, 20_000);
     await sleep(2_000);
     const cookiesBefore = (await tunnel.nodeB.metrics()).get("weft_cookie_replies_total") ?? 0;
+    const start = performance.now();
     await node.up();
     const ready = performance.now();
     await until(
@@ -306,11 +316,12 @@ async function connectUnderFlood(scene: Scene, options: HostileOptions): Promise
       20,
     );
     const seconds = (performance.now() - ready) / 1_000;
+    const whole = (performance.now() - start) / 1_000;
     const cookies = ((await tunnel.nodeB.metrics()).get("weft_cookie_replies_total") ?? 0) - cookiesBefore;
     await flood.stop("SIGTERM", 1_000);
     await node.stop();
     const verdict = seconds <= CONNECT_MOST_SECONDS ? "reached" : "missed";
-    return `a real member restarted under ${options.rate} handshake inits/s from ${SOURCES}: first answered ping ${seconds.toFixed(2)} s after its ready (promised ≤ 2 s: ${verdict}); cookie replies meanwhile: ${cookies}`;
+    return `a real member restarted under ${options.rate} handshake inits/s from ${SOURCES}: first answered ping ${whole.toFixed(2)} s after its start and ${seconds.toFixed(2)} s after it was ready (promised ≤ 2 s: ${verdict}); cookie replies meanwhile: ${cookies}`;
   } catch (error) {
     return `a real member restarted under the handshake flood: n/a: ${reasonOf(error)}`;
   }

@@ -15,6 +15,7 @@ import { execFileSync } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { formatAddress, parseAddress } from "../src/base/endpoint.ts";
 import { Daemon, LabError, must, run, type DaemonOptions, type RunOptions, type RunResult } from "./process.ts";
 
 const NETNS_FOLDER = "/run/netns";
@@ -231,7 +232,7 @@ export class Lab {
     const port = (host: Host, last: number): Port => ({
       device: `eth${host.ports.length}`,
       address4: `10.${second}.${index}.${last}`,
-      address6: `${base6}${last}`,
+      address6: canonical(`${base6}${last}`),
     });
     const [first, other] = [port(a, 1), port(b, 2)];
     const mtu = String(options.mtuBytes ?? 1500);
@@ -297,6 +298,13 @@ table inet nat {
     for (const host of this.#hosts.toReversed()) removeNamespace(host.namespace);
     rmSync(this.folder, { recursive: true, force: true });
   }
+}
+
+/** The one text form of an IPv6 address (RFC 5952), which is how everybody prints it. */
+function canonical(text: string): string {
+  const bytes = parseAddress(text);
+  if (bytes === undefined) throw new LabError("ADDRESS", `${text} is no address`);
+  return formatAddress(bytes);
 }
 
 const open = new Set<Lab>();

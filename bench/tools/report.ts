@@ -101,7 +101,7 @@ export function replaceSection(text: string, name: string, body: string): string
 export function figure(value: number): string {
   if (!Number.isFinite(value)) return "n/a";
   const size = Math.abs(value);
-  if (size >= 1_000) return Math.round(Number(value.toPrecision(3))).toLocaleString("en-US");
+  if (size >= 999.5) return Math.round(Number(value.toPrecision(3))).toLocaleString("en-US");
   if (size >= 100) return value.toFixed(0);
   if (size >= 10) return value.toFixed(1);
   if (size >= 1 || size === 0) return value.toFixed(2);

@@ -33,7 +33,7 @@ export function formatPrometheus(samples: readonly MetricSample[]): string {
   }
   const lines: string[] = [];
   for (const [name, family] of families) {
-    const first = family[0] as MetricSample;
+    const first = family[0];
     lines.push(
       `# HELP ${name} ${first.help.replaceAll("\\", "\\\\").replaceAll("\n", "\\n")}`,
       `# TYPE ${name} ${first.type}`,

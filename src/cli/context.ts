@@ -42,7 +42,7 @@ export function createCommand(name: string, summary: string, example: string): C
         .split("\n")
         .map((line) => `  ${line}`)
         .join("\n")}`,
-    ) as unknown as Command<[], CommonOptions>;
+    );
 }
 
 export function add(program: Command, command: { readonly commands: readonly unknown[] }): void {
@@ -104,5 +104,5 @@ export function duration(text: string, option: string): number {
   const match = /^(\d+(?:\.\d+)?)(ms|s|m|h|d)?$/.exec(text);
   if (match === null)
     throw new UsageError(`${option} "${text}" is no duration`, "write for example 30s, 15m, 1h or 7d");
-  return Number(match[1]) * (DURATION_UNITS[match[2] ?? "s"] as number);
+  return Number(match[1]) * DURATION_UNITS[match[2] ?? "s"];
 }

@@ -22,7 +22,7 @@ export function table(
   const line = (row: readonly string[], style?: Style): string =>
     row
       .map((cell, column) => {
-        const fill = " ".repeat((widths[column] as number) - stripVTControlCharacters(cell).length);
+        const fill = " ".repeat(widths[column] - stripVTControlCharacters(cell).length);
         const text = style === undefined ? cell : paint(style, cell);
         return right.includes(column) ? fill + text : text + fill;
       })

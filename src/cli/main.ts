@@ -54,8 +54,8 @@ async function main(argv: readonly string[]): Promise<number> {
   const wanted = argv.find((word) => !word.startsWith("-"));
   const one = wanted === undefined || wanted === "help" ? undefined : COMMANDS[wanted];
   const modules = await Promise.all(one === undefined ? Object.values(COMMANDS).map((load) => load()) : [one()]);
-  for (const module of modules) module.register(program as unknown as Command);
-  for (const command of [program as unknown as Command, ...program.commands]) {
+  for (const module of modules) module.register(program);
+  for (const command of [program, ...program.commands]) {
     command.exitOverride().configureOutput({ writeErr: () => undefined, outputError: () => undefined });
   }
   if (argv.length === 0) {

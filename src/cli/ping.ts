@@ -49,12 +49,12 @@ export function register(program: Command): void {
         if (options.json === true) {
           print(JSON.stringify({ peer: target, replies, lost }, null, 2));
         } else {
-          const times = replies.map((reply) => reply.rttMs).sort((a, b) => a - b);
+          const times = replies.map((reply) => reply.rttMs).toSorted((a, b) => a - b);
           const mean = times.reduce((sum, time) => sum + time, 0) / times.length;
           const figures =
             times.length === 0
               ? ""
-              : `, ${milliseconds(times[0] as number)} / ${milliseconds(mean)} / ${milliseconds(times.at(-1) as number)} (least / mean / most)`;
+              : `, ${milliseconds(times[0])} / ${milliseconds(mean)} / ${milliseconds(times.at(-1) as number)} (least / mean / most)`;
           print(`${count} sent, ${replies.length} answered, ${lost} lost${figures}`);
         }
         if (replies.length === 0) process.exitCode = Exit.FAILURE;

@@ -211,13 +211,18 @@ export class Inbound {
       stats.dropRx(Drop.AUTH, 1);
       return undefined;
     }
-    if (this.#epochs.accept(epoch, this.nowMs, low, high)) this.#newlyProven = true;
+    epoch.replay.mark(low, high);
+    if (!epoch.proven) {
+      epoch.proven = true;
+      this.#newlyProven = true;
+    }
     return epoch;
   }
 
   #arrived(epoch: Epoch, name: number, packets: number, bytes: number, low: number, high: number): void {
     const peer = this.#deps.peers[epoch.peer];
     if (peer === undefined) return;
+    epoch.lastOpenedMs = this.nowMs;
     peer.lastReceivedMs = this.nowMs;
     peer.unansweredSendMs = -1;
     const cells = this.#stats.cells;

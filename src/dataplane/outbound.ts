@@ -13,7 +13,7 @@ import { NAME_BYTES, NAME_FAMILY, NAME_LOCAL } from "../base/name.ts";
 import type { Slab } from "../base/slab.ts";
 import type { Epoch, EpochTable } from "../session/epochs.ts";
 import { Capability } from "../session/types.ts";
-import { completeTransportChecksum, ipv4HeaderChecksum } from "../wire/checksum.ts";
+import { completeTransportChecksum, fold, ipv4HeaderChecksum } from "../wire/checksum.ts";
 import {
   DATA_HEADER_BYTES,
   DATA_OVERHEAD_BYTES,
@@ -422,22 +422,34 @@ export class Outbound {
     const partial = epoch === undefined || (epoch.remoteCapabilities & Capability.PARTIAL_CHECKSUM) !== 0;
     const flags = partial ? INNER_FLAG_PARTIAL_CHECKSUM : 0;
     const save = this.#headerSave;
+    const headerWords = headerBytes & ~3;
     u8.copyWithin(save, ip, ip + headerBytes);
     const sequence = isTcp ? view.getUint32(transport + 4) : 0;
     const tcpFlags = isTcp ? (u8[transport + 13] as number) : 0;
     const identification = version === 4 ? view.getUint16(ip + 4) : 0;
-    // the IPv4 header checksum of all but the last segment differs only by the identification: sum the constant part once
+    // of the IPv4 header sum only length and identification differ between segments
+    let constantSum = 0;
+    if (version === 4) {
+      view.setUint16(ip + 2, 0);
+      view.setUint16(ip + 4, 0);
+      constantSum = ~ipv4HeaderChecksum(view, ip, ipBytes) & 0xffff;
+    }
     for (let done = 0, i = 0; done < payloadBytes; done += segmentBytes, i++) {
       const take = payloadBytes - done < segmentBytes ? payloadBytes - done : segmentBytes;
       const last = done + take >= payloadBytes;
       const head = ip + done;
-      if (done > 0) u8.copyWithin(head, save, save + headerBytes);
+      if (done > 0) {
+        let at = 0;
+        for (; at < headerWords; at += 4) view.setUint32(head + at, view.getUint32(save + at, true), true);
+        for (; at < headerBytes; at++) u8[head + at] = u8[save + at] as number;
+      }
       const total = headerBytes + take;
       const t = head + ipBytes;
       if (version === 4) {
+        const id = (identification + i) & 0xffff;
         view.setUint16(head + 2, total);
-        view.setUint16(head + 4, (identification + i) & 0xffff);
-        view.setUint16(head + 10, ipv4HeaderChecksum(view, head, ipBytes));
+        view.setUint16(head + 4, id);
+        view.setUint16(head + 10, ~fold(constantSum + total + id) & 0xffff);
       } else {
         view.setUint16(head + 4, total - 40);
       }

@@ -80,7 +80,7 @@ export function parseListen(text: string): ListenAddress | undefined {
 export function parseHostPort(text: string): { readonly host: string; readonly port: number } | undefined {
   const match = /^(?:\[([0-9a-fA-F:.]+)\]|([^\s:[\]/]+)):(\d{1,5})$/.exec(text);
   if (match === null) return undefined;
-  const host = (match[1] ?? match[2]) as string;
+  const host = match[1] ?? match[2];
   const port = Number(match[3]);
   if (port < 1 || port > 65535) return undefined;
   if (match[1] !== undefined && parseAddress(host) === undefined) return undefined;
@@ -119,11 +119,11 @@ export interface FileConfig {
 }
 
 const text = (what: string, ok: (value: string) => boolean): z.ZodMiniString =>
-  z.string(`must be ${what} in quotes`).check(z.refine(ok, `must be ${what}`)) as z.ZodMiniString;
+  z.string(`must be ${what} in quotes`).check(z.refine(ok, `must be ${what}`));
 const flag = (): z.ZodMiniOptional<z.ZodMiniBoolean> => z.optional(z.boolean("must be true or false"));
 const whole = (low: number, high: number, unit: string): z.ZodMiniOptional<z.ZodMiniNumber> => {
   const message = `must be a whole number of ${unit} from ${low} to ${high}`;
-  return z.optional(z.int(message).check(z.gte(low, message), z.lte(high, message)) as unknown as z.ZodMiniNumber);
+  return z.optional(z.int(message).check(z.gte(low, message), z.lte(high, message)));
 };
 
 const listenText = text(
@@ -186,17 +186,11 @@ function distance(a: string, b: string): number {
   for (let i = 1; i <= a.length; i++) {
     const next = [i];
     for (let j = 1; j <= b.length; j++) {
-      next.push(
-        Math.min(
-          (row[j] as number) + 1,
-          (next[j - 1] as number) + 1,
-          (row[j - 1] as number) + (a[i - 1] === b[j - 1] ? 0 : 1),
-        ),
-      );
+      next.push(Math.min(row[j] + 1, next[j - 1] + 1, row[j - 1] + (a[i - 1] === b[j - 1] ? 0 : 1)));
     }
     row = next;
   }
-  return row[b.length] as number;
+  return row[b.length];
 }
 
 /** @returns the candidate closest to `word`, or undefined when none is close */
@@ -248,7 +242,7 @@ export function parseConfig(source: string, file: string): FileConfig {
   const unknown = issues.find((issue) => issue.code === "unrecognized_keys");
   if (unknown !== undefined) {
     const table = unknown.path.join(".");
-    const key = unknown.keys[0] as string;
+    const key = unknown.keys[0];
     const known = KEYS.get(table) ?? [];
     const path = table === "" ? key : `${table}.${key}`;
     const near = nearest(key, known);
@@ -259,7 +253,7 @@ export function parseConfig(source: string, file: string): FileConfig {
         : `did you mean "${table === "" ? near : `${table}.${near}`}"? Otherwise remove it`,
     );
   }
-  const issue = issues[0] as (typeof issues)[number];
+  const issue = issues[0];
   const path = issue.path.join(".");
   const secret = issue.path[0] === "psk";
   const shown = secret ? "" : ` = ${describe(valueAt(value, issue.path))}`;

@@ -249,7 +249,7 @@ export class RuntimeControl implements NodeControl {
     }
     const failing = others.filter((member) => this.#record(member)?.lastError !== undefined);
     if (failing.length > 0) {
-      const first = failing[0] as Member;
+      const first = failing[0];
       const more = failing.length === 1 ? "" : ` and ${failing.length - 1} more`;
       items.push({
         code: "peer-unreachable",

@@ -39,7 +39,9 @@ import { startDataplane } from "./dataplane-handle.ts";
 import { InterfaceConfigurator, overlayMtu } from "./interface.ts";
 import type { PeerRecord } from "./peer-table.ts";
 import { systemRandom } from "./random.ts";
-import { ENDPOINT_CACHE_KEY, NETWORK_KEY, NodeRuntime, slotsFor } from "./runtime.ts";
+import { slotsFor } from "./members.ts";
+import { ENDPOINT_CACHE_KEY, NETWORK_KEY } from "./persistence.ts";
+import { NodeRuntime } from "./runtime.ts";
 import { withOptions } from "./start-errors.ts";
 import { StateDirectory } from "./state-dir.ts";
 import type { Storage } from "./storage.ts";
@@ -210,7 +212,6 @@ class NodeProcess implements WeftNode {
       },
       { maxPeers: config.maxPeers, pq: config.pq, psk: config.psk, capabilities, underlayMtuBytes, bootId },
       {
-        rosterChanged: () => undefined,
         pathChanged: (peer) => this.#pathChanged(peer),
         endpointsDirty: () => this.#refreshLater(ENDPOINT_SETTLE_MS),
         removed: (reason, by) =>
@@ -294,7 +295,7 @@ class NodeProcess implements WeftNode {
   /** Stops on the next turn, so that whoever asked gets an answer first. */
   #end(error: WeftError | undefined): void {
     if (this.#stopping !== undefined) return;
-    setImmediate(() => void this.stop().then(() => undefined));
+    setImmediate(() => void this.stop());
     if (error !== undefined) this.#resolveClosed(error);
   }
 

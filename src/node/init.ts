@@ -10,7 +10,7 @@ import { MeshNode } from "../mesh/mesh-node.ts";
 import { systemClock } from "./clock.ts";
 import { defaultNodeName, loadConfig } from "./config.ts";
 import { systemRandom } from "./random.ts";
-import { NETWORK_KEY } from "./runtime.ts";
+import { NETWORK_KEY } from "./persistence.ts";
 import { StateDirectory } from "./state-dir.ts";
 import type { Mutation } from "./store.ts";
 import { Store } from "./store.ts";

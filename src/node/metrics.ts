@@ -79,11 +79,11 @@ export function planeSamples(counters: ReadonlyMap<string, number>): MetricSampl
         name: "weft_drops_total",
         type: "counter",
         help: "Packets dropped, by direction and reason.",
-        labels: { direction: drop[1] ?? "any", reason: (drop[2] as string).toLowerCase() },
+        labels: { direction: drop[1] ?? "any", reason: drop[2].toLowerCase() },
         value,
       });
     } else if (stage !== null) {
-      samples.push(histogram(counters, stage[1] as string, value));
+      samples.push(histogram(counters, stage[1], value));
     } else if (!name.startsWith("hist_")) {
       const family = PLANE[name] ?? counter(`weft_plane_${snake(name)}_total`, `Data-plane counter ${name}.`);
       samples.push({ name: family.name, type: family.type, help: family.help, labels: family.labels ?? {}, value });

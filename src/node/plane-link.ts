@@ -55,7 +55,7 @@ export class PlaneLink {
     this.#cancel ??= this.#clock.schedule(this.#clock.now().nowMs + RETRY_MS, () => {
       this.#cancel = undefined;
       let sent = 0;
-      while (sent < this.#waiting.length && this.#plane.send(this.#waiting[sent] as Command)) sent++;
+      while (sent < this.#waiting.length && this.#plane.send(this.#waiting[sent])) sent++;
       this.#waiting.splice(0, sent);
       if (this.#waiting.length > 0) this.#retryLater();
     });

@@ -15,7 +15,7 @@ export const systemRandom: Random = {
       left = pool.length;
     }
     left--;
-    const value = pool[left] as number;
+    const value = pool[left];
     pool[left] = 0;
     return value;
   },

@@ -2,49 +2,46 @@
  * The control thread's glue: one loop that gives what arrives to the machine it concerns and does what the machines ask for.
  *
  *   plane events ──► Sessions ──► commands (keys, handshakes) ──► plane
- *   plane events ──► MeshNode ──► commands (control messages, routes, peers, candidates) ──► plane
- *                      └──────► store (statements, endpoint cache), join and leave results
+ *   plane events ──► MeshNode ──► commands (control messages), Members (slots, routes, candidates) ──► plane
+ *                      └──────► Persistence (statements, endpoint cache), results of join and leave
  *
  * Everything happens in one thread in the order of arrival; #pump() empties the outputs of both machines after each input, and one timer
  * stands for the earliest of their deadlines. Nothing here waits for a disk or a program.
  */
 import type { Now } from "../base/clock.ts";
 import { equal, toHex } from "../base/bytes.ts";
-import { endpointFromBytes, formatEndpoint, parseAddress } from "../base/endpoint.ts";
 import { Drop, DROP_NAMES } from "../base/drop.ts";
+import { endpointFromBytes, formatEndpoint } from "../base/endpoint.ts";
 import { WeftError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
 import type { Random } from "../base/random.ts";
 import type { Identity } from "../crypto/identity.ts";
-import { formatNodeId } from "../crypto/node-id.ts";
-import type { DataplaneHandle, PlaneEvent, PlaneSettings, RouteEntry } from "../dataplane/messages.ts";
+import { shortNodeId } from "../crypto/node-id.ts";
+import type { DataplaneHandle, PlaneEvent } from "../dataplane/messages.ts";
 import type { MeshNode } from "../mesh/mesh-node.ts";
-import type { JoinResult, Member, MeshOutput } from "../mesh/types.ts";
+import type { JoinResult, MeshOutput } from "../mesh/types.ts";
 import { Sessions } from "../session/sessions.ts";
-import type { SessionState } from "../session/sessions.ts";
 import type { SessionOutput } from "../session/types.ts";
 import { InnerKind } from "../wire/data.ts";
 import type { Clock } from "./clock.ts";
-import type { PeerRecord } from "./peer-table.ts";
-import { MAX_PROVISIONAL, PeerTable } from "./peer-table.ts";
+import { Members } from "./members.ts";
+import type { MembersOptions } from "./members.ts";
+import type { PeerRecord, PeerTable } from "./peer-table.ts";
+import { Persistence } from "./persistence.ts";
+import { Pings } from "./pings.ts";
+import type { Pong } from "./pings.ts";
 import { PlaneLink } from "./plane-link.ts";
 import type { Storage } from "./storage.ts";
-import type { Mutation } from "./store.ts";
 import type { StoredTimestamps } from "./timestamps.ts";
-
-/** Name in the store of the endpoint cache. */
-export const ENDPOINT_CACHE_KEY = "endpoint-cache";
-/** Name in the store of the network id. */
-export const NETWORK_KEY = "network";
 
 const START_DIALS = 16;
 const TICK_MS = 1000;
-const CACHE_WRITE_MS = 250;
-const MAX_PINGS = 1024;
 const MAX_OBSERVED = 4;
 const OBSERVED_LIFE_MS = 600_000;
 /** A peer that was heard this recently is there; idle sessions rekey every two minutes. */
 const ONLINE_MS = 150_000;
+/** A responder takes a rekey over only from a peer heard this recently. */
+const FLOWING_MS = 30_000;
 
 export interface RuntimeDeps {
   readonly identity: Identity;
@@ -56,12 +53,8 @@ export interface RuntimeDeps {
   readonly log: Logger;
 }
 
-export interface RuntimeOptions {
-  /** Peers that may have a slot of the plane; joiners come on top, see slotsFor(). */
-  readonly maxPeers: number;
+export interface RuntimeOptions extends MembersOptions {
   readonly pq: "require" | "prefer";
-  /** Node id or name → 32 bytes. */
-  readonly psk: ReadonlyMap<string, Uint8Array>;
   /** Bits of session/types.ts. */
   readonly capabilities: number;
   /** Largest underlay IP packet this host takes, bytes. */
@@ -71,9 +64,7 @@ export interface RuntimeOptions {
 
 /** What the runtime reports to whoever composed it. */
 export interface RuntimeEvents {
-  /** Members, names or addresses changed. */
-  rosterChanged(): void;
-  /** The active path or its MTU changed; endpoint is 18 bytes, undefined without a path. */
+  /** The active path or its MTU changed, or the peer is gone (then its slot is empty or another's). */
   pathChanged(peer: PeerRecord): void;
   /** Interfaces or addresses of the host changed, or a peer sees this node at another address. */
   endpointsDirty(): void;
@@ -83,37 +74,25 @@ export interface RuntimeEvents {
   failed(error: WeftError): void;
 }
 
-export interface Pong {
-  readonly rttMs: number;
-  /** 18 bytes */
-  readonly endpoint: Uint8Array;
-}
-
-/** Slots to ask of the plane for that many peers. */
-export function slotsFor(maxPeers: number): number {
-  return maxPeers + MAX_PROVISIONAL;
-}
-
 export class NodeRuntime {
   readonly mesh: MeshNode;
-  readonly peers: PeerTable;
   /** Handshake datagrams that passed the gate and changed nothing, by drop reason (a closed list). */
   readonly handshakeDrops: Map<string, number> = new Map();
   readonly #deps: RuntimeDeps;
   readonly #options: RuntimeOptions;
   readonly #events: RuntimeEvents;
+  readonly #members: Members;
+  readonly #persistence: Persistence;
+  readonly #pings: Pings;
   #sessions: Sessions | undefined;
   #plane: DataplaneHandle | undefined;
   #link: PlaneLink | undefined;
-  readonly #pings = new Map<number, { readonly slot: number; readonly done: (pong: Pong | undefined) => void }>();
-  #nextPing = 1;
   #joined: ((result: JoinResult) => void) | undefined;
   #left: ((delivered: boolean) => void) | undefined;
-  readonly #unwritten = new Set<Promise<void>>();
+  /** Addresses at which peers see this node. */
   readonly #observed = new Map<string, { readonly endpoint: Uint8Array; atMs: number }>();
   #lastEpochId = 0;
   #tickAtMs = Infinity;
-  #cacheWriteAtMs = Infinity;
   #timerAtMs = Infinity;
   #cancelTimer: (() => void) | undefined;
   #announces = false;
@@ -121,14 +100,47 @@ export class NodeRuntime {
   #closed = false;
 
   constructor(deps: RuntimeDeps, options: RuntimeOptions, events: RuntimeEvents) {
+    const { mesh, log, storage, clock } = deps;
     this.#deps = deps;
     this.#options = options;
     this.#events = events;
-    this.mesh = deps.mesh;
-    this.peers = new PeerTable(slotsFor(options.maxPeers));
+    this.mesh = mesh;
+    this.#members = new Members(
+      { mesh, log, nodeId: deps.identity.nodeId, send: (command) => this.#link?.send(command) },
+      options,
+    );
+    this.#persistence = new Persistence({
+      storage,
+      log,
+      networkId: () => mesh.networkId,
+      exportEndpoints: () => mesh.exportEndpoints(),
+    });
+    this.#pings = new Pings({
+      clock,
+      isReady: (slot) => this.#plane?.peerFigures(slot).established === true,
+      send: (slot, token) => this.#link?.send({ kind: "ping", peer: slot, token }),
+    });
   }
 
-  /** Connects the data plane. Events may come from now on. */
+  get peers(): PeerTable {
+    return this.#members.peers;
+  }
+
+  get plane(): DataplaneHandle | undefined {
+    return this.#plane;
+  }
+
+  get commandsWaiting(): number {
+    return this.#link?.waiting ?? 0;
+  }
+
+  get commandsDropped(): number {
+    return this.#link?.dropped ?? 0;
+  }
+
+  // ── the owner's calls ────────────────────────────────────────────────────────────────────────────────────────────────
+
+  /** Connects the data plane; nothing is taken from the machines before, so that no command gets lost. */
   attach(plane: DataplaneHandle): void {
     this.#plane = plane;
     this.#link = new PlaneLink(plane, this.#deps.clock);
@@ -139,11 +151,12 @@ export class NodeRuntime {
   start(): void {
     const now = this.#deps.clock.now();
     this.#startSessions();
-    this.#syncMembers();
-    const others = this.#otherMembers();
-    const reachable = others.filter((member) => this.mesh.candidates(member.nodeId, now.wallMs).length > 0);
-    reachable.sort((a, b) => Number(b.roles.includes("admin")) - Number(a.roles.includes("admin")));
+    this.#syncMembers(now);
     this.#announceFromNow();
+    const reachable = this.#members
+      .others()
+      .filter((member) => this.mesh.candidates(member.nodeId, now.wallMs).length > 0)
+      .toSorted((a, b) => Number(b.roles.includes("admin")) - Number(a.roles.includes("admin")));
     for (const member of reachable.slice(0, START_DIALS)) this.#dial(now, member.nodeId, member.staticKey, undefined);
     this.mesh.handleTimeout(now);
     this.#pump(now);
@@ -160,12 +173,12 @@ export class NodeRuntime {
         this.#pump(now);
       } catch (error) {
         this.#joined = undefined;
-        reject(error as Error);
+        reject(error);
       }
     });
   }
 
-  /** Resolves when the members know, or after the mesh gave up telling them. */
+  /** Resolves when a member knows (true), or after the mesh gave up telling them (false). */
   leave(): Promise<boolean> {
     const now = this.#deps.clock.now();
     return new Promise((resolve, reject) => {
@@ -175,7 +188,7 @@ export class NodeRuntime {
         this.#pump(now);
       } catch (error) {
         this.#left = undefined;
-        reject(error as Error);
+        reject(error);
       }
     });
   }
@@ -185,68 +198,33 @@ export class NodeRuntime {
     const now = this.#deps.clock.now();
     const result = operation(this.mesh, now);
     this.#pump(now);
-    await Promise.all(this.#unwritten);
+    await this.#persistence.settled();
     return result;
+  }
+
+  /** Resolves when everything worth keeping is on disk or has failed. */
+  flush(): Promise<void> {
+    return this.#persistence.flush();
   }
 
   /** @param endpoints 18 bytes each, best first; addresses seen by peers are added behind them */
   setOwnEndpoints(endpoints: readonly Uint8Array[]): void {
     const now = this.#deps.clock.now();
-    for (const [key, seen] of this.#observed) if (now.nowMs - seen.atMs > OBSERVED_LIFE_MS) this.#observed.delete(key);
-    const observed = [...this.#observed.values()]
-      .map((seen) => seen.endpoint)
-      .filter((seen) => !endpoints.some((own) => equal(own, seen)));
-    this.mesh.setOwnEndpoints(now, [...endpoints, ...observed]);
+    const all = [...endpoints];
+    for (const [key, { endpoint, atMs }] of this.#observed) {
+      if (now.nowMs - atMs > OBSERVED_LIFE_MS) this.#observed.delete(key);
+      else if (!endpoints.some((own) => equal(own, endpoint))) all.push(endpoint);
+    }
+    this.mesh.setOwnEndpoints(now, all);
     this.#pump(now);
-  }
-
-  applySettings(settings: PlaneSettings): void {
-    this.#link?.send({ kind: "settings", settings });
   }
 
   /** One echo; dials first when there is no session. @returns undefined when nothing came back in time */
   ping(peer: PeerRecord, timeoutMs: number): Promise<Pong | undefined> {
-    if (this.#pings.size >= MAX_PINGS)
-      throw new WeftError("BUSY", `${MAX_PINGS} echoes are under way`, "wait a moment");
-    const { clock } = this.#deps;
-    const now = clock.now();
-    const token = this.#nextPing++ >>> 0;
-    return new Promise((resolve) => {
-      let sent = false;
-      let cancel = (): void => undefined;
-      const done = (pong: Pong | undefined): void => {
-        this.#pings.delete(token);
-        cancel();
-        resolve(pong);
-      };
-      this.#pings.set(token, { slot: peer.slot, done });
-      const attempt = (): void => {
-        const nowMs = clock.now().nowMs;
-        const leftMs = now.nowMs + timeoutMs - nowMs;
-        if (leftMs <= 0 || this.#closed) {
-          done(undefined);
-          return;
-        }
-        if (!sent && this.#plane?.peerFigures(peer.slot).established === true) {
-          sent = true;
-          this.#link?.send({ kind: "ping", peer: peer.slot, token });
-        }
-        cancel = clock.schedule(nowMs + (sent ? leftMs : Math.min(leftMs, 10)), attempt);
-      };
-      this.connect(peer);
-      attempt();
-    });
-  }
-
-  /** Wants a session with a peer; does nothing when there is one. */
-  connect(peer: PeerRecord): void {
     const now = this.#deps.clock.now();
     this.#sessions?.connect(now, peer.slot);
     this.#pump(now);
-  }
-
-  sessionState(peer: PeerRecord): SessionState | undefined {
-    return this.#sessions?.state(peer.slot, this.#deps.clock.now().nowMs);
+    return this.#pings.start(peer.slot, timeoutMs);
   }
 
   isOnline(peer: PeerRecord): boolean {
@@ -255,29 +233,16 @@ export class NodeRuntime {
     return figures.established && figures.lastDeliveryMs >= 0 && figures.lastDeliveryMs < ONLINE_MS;
   }
 
-  get plane(): DataplaneHandle | undefined {
-    return this.#plane;
-  }
-
-  get commandsWaiting(): number {
-    return this.#link?.waiting ?? 0;
-  }
-
-  get commandsDropped(): number {
-    return this.#link?.dropped ?? 0;
-  }
-
   /** Says good-bye to the peers, writes what is not yet written, forgets the keys. The plane is the caller's to stop. */
   async close(): Promise<void> {
     if (this.#closed) return;
-    const now = this.#deps.clock.now();
     this.mesh.shutdown();
-    this.#pump(now);
+    this.#pump(this.#deps.clock.now());
     this.#closed = true;
     this.#cancelTimer?.();
-    for (const { done } of [...this.#pings.values()]) done(undefined);
+    this.#pings.cancel();
     this.#deps.timestamps.flush();
-    if (this.mesh.self !== undefined) await this.flush();
+    await (this.mesh.self === undefined ? this.#persistence.settled() : this.#persistence.flush());
     this.#sessions?.close();
     this.#link?.close();
   }
@@ -289,6 +254,8 @@ export class NodeRuntime {
     this.#pump(now);
   }
 
+  // ── from the data plane ──────────────────────────────────────────────────────────────────────────────────────────────
+
   #takeEvent(now: Now, event: PlaneEvent): void {
     const sessions = this.#sessions;
     switch (event.kind) {
@@ -296,17 +263,18 @@ export class NodeRuntime {
         this.#noteHandshake(event.from, sessions?.handleHandshake(now, event.datagram, event.from) ?? Drop.NONE);
         return;
       case "inner": {
-        const peer = this.#holder(event.peer, event.epochId);
+        const { peer: slot, epochId, innerKind, payload } = event;
+        const peer = this.#holder(slot, epochId);
         if (peer === undefined) return;
         peer.silent = false;
-        if (event.innerKind === InnerKind.CONTROL) this.mesh.handleControl(now, peer.staticKey, event.payload);
-        else if (event.innerKind !== InnerKind.STREAM)
-          sessions?.handleInner(now, event.peer, event.epochId, event.innerKind, event.payload);
+        if (innerKind === InnerKind.CONTROL) this.mesh.handleControl(now, peer.staticKey, payload);
+        else if (innerKind !== InnerKind.STREAM) sessions?.handleInner(now, slot, epochId, innerKind, payload);
         return;
       }
       case "proof":
-        if (this.#holder(event.peer, event.epochId) !== undefined)
+        if (this.#holder(event.peer, event.epochId) !== undefined) {
           sessions?.handleProof(now, event.peer, event.epochId);
+        }
         return;
       case "needSession":
         sessions?.connect(now, event.peer);
@@ -333,8 +301,7 @@ export class NodeRuntime {
         this.#observe(now, event.endpoint);
         return;
       case "pong":
-        if (this.#pings.get(event.token)?.slot === event.peer)
-          this.#pings.get(event.token)?.done({ rttMs: event.rttMs, endpoint: event.endpoint });
+        this.#pings.handlePong(event.peer, event.token, { rttMs: event.rttMs, endpoint: event.endpoint });
         return;
       case "netlink":
         this.#events.endpointsDirty();
@@ -374,7 +341,7 @@ export class NodeRuntime {
   #pathChanged(now: Now, peer: PeerRecord): void {
     if (peer.endpoint !== undefined && peer.member !== undefined) {
       this.mesh.noteReached(now, peer.nodeId, peer.endpoint);
-      this.#writeCacheSoon(now);
+      this.#persistence.endpointsChanged(now.nowMs);
     }
     this.#events.pathChanged(peer);
   }
@@ -391,11 +358,10 @@ export class NodeRuntime {
     this.#events.endpointsDirty();
   }
 
-  // ── outputs ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+  // ── from the machines ────────────────────────────────────────────────────────────────────────────────────────────────
 
   #pump(now: Now): void {
     // what an output causes (a dial, a drop) is an output again: the loop below takes it, not a nested one
-    // and nothing is taken before there is a plane to tell
     if (this.#pumping || this.#closed || this.#plane === undefined) return;
     this.#pumping = true;
     try {
@@ -416,6 +382,7 @@ export class NodeRuntime {
   }
 
   #takeSessionOutput(now: Now, output: SessionOutput): void {
+    const { log } = this.#deps;
     const peer = this.peers.bySlot(output.peer);
     if (peer === undefined) return;
     switch (output.kind) {
@@ -431,21 +398,20 @@ export class NodeRuntime {
       case "inner":
         this.#link?.send({ ...output, flags: 0, aux: 0 });
         return;
-      case "established":
+      case "established": {
+        const isNews = !peer.established || !output.rekey;
         peer.lastError = undefined;
         peer.silent = false;
         peer.stopping = false;
-        if (!output.rekey)
-          this.#deps.log.info(
-            `session with ${this.#nameOf(peer)} is up (${output.hybrid ? "hybrid post-quantum" : "classic"} keys)`,
-          );
-        if (!peer.established || !output.rekey) {
-          peer.established = true;
-          this.mesh.peerUp(now, peer.staticKey);
-        }
+        peer.established = true;
+        if (!isNews) return;
+        const keys = output.hybrid ? "hybrid post-quantum" : "classic";
+        log.info(`session with ${this.#members.nameOf(peer)} is up (${keys} keys)`);
+        this.mesh.peerUp(now, peer.staticKey);
         return;
+      }
       case "restarted":
-        this.#deps.log.info(`${this.#nameOf(peer)} has restarted`);
+        log.info(`${this.#members.nameOf(peer)} has restarted`);
         return;
       case "failed":
         peer.lastError = output.reason;
@@ -453,9 +419,7 @@ export class NodeRuntime {
           this.#drop(now, peer, output.reason);
           return;
         }
-        this.#deps.log.warn(
-          `no session with ${this.#nameOf(peer)}: ${output.reason}; it is tried again when there is traffic for it`,
-        );
+        log.warn(`no session with ${this.#members.nameOf(peer)}: ${output.reason}; traffic for it tries again`);
         this.#checkDown(now, peer);
     }
   }
@@ -464,21 +428,14 @@ export class NodeRuntime {
     const { log } = this.#deps;
     switch (output.kind) {
       case "send": {
-        const peer = this.peers.byKey(output.staticKey);
-        if (peer !== undefined)
-          this.#link?.send({
-            kind: "inner",
-            peer: peer.slot,
-            epochId: 0,
-            innerKind: InnerKind.CONTROL,
-            flags: 0,
-            aux: 0,
-            payload: output.bytes,
-          });
+        const slot = this.peers.byKey(output.staticKey)?.slot;
+        if (slot === undefined) return;
+        const innerKind = InnerKind.CONTROL;
+        this.#link?.send({ kind: "inner", peer: slot, epochId: 0, innerKind, flags: 0, aux: 0, payload: output.bytes });
         return;
       }
       case "persistStatement":
-        this.#write([{ kind: "statement", hash: output.hash, bytes: output.bytes }, ...this.#networkMutation()]);
+        this.#persistence.statement(output.hash, output.bytes);
         return;
       case "rosterChanged":
         // whoever was a member before this run, or before this node joined, is no news
@@ -487,13 +444,14 @@ export class NodeRuntime {
             log.info(`${member.name} (${member.ipv4}, ${member.ipv6}) is a member now`);
           for (const member of output.removed) log.info(`${member.name} is no member any more`);
         }
-        this.#syncMembers();
-        this.#events.rosterChanged();
+        this.#syncMembers(now);
         return;
-      case "endpointsChanged":
-        this.#pushCandidates(now, this.#recordOf(output.nodeId));
-        this.#writeCacheSoon(now);
+      case "endpointsChanged": {
+        const peer = this.#members.find(output.nodeId);
+        if (peer !== undefined) this.#members.pushCandidates(peer, now.wallMs);
+        this.#persistence.endpointsChanged(now.nowMs);
         return;
+      }
       case "dial":
         this.#dial(now, output.nodeId, output.staticKey, output.inviteId);
         return;
@@ -515,18 +473,15 @@ export class NodeRuntime {
         const peer = this.peers.byKey(output.staticKey);
         if (peer === undefined) return;
         peer.stopping = true;
-        log.info(`${this.#nameOf(peer)} is stopping`);
+        log.info(`${this.#members.nameOf(peer)} is stopping`);
         return;
       }
-      case "selfRemoved":
-        if (this.#left === undefined)
-          this.#events.removed(
-            output.reason,
-            output.by === undefined
-              ? undefined
-              : (this.mesh.memberById(output.by)?.name ?? formatNodeId(output.by).slice(0, 8)),
-          );
+      case "selfRemoved": {
+        const by = output.by;
+        const who = by === undefined ? undefined : (this.mesh.memberById(by)?.name ?? shortNodeId(by));
+        if (this.#left === undefined) this.#events.removed(output.reason, who);
         return;
+      }
       case "left":
         this.#left?.(output.delivered);
         this.#left = undefined;
@@ -536,18 +491,20 @@ export class NodeRuntime {
     }
   }
 
-  // ── peers ────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
   #announceFromNow(): void {
     this.#announces = true;
-    const { mesh } = this;
+    const { self, networkName } = this.mesh;
+    const count = this.mesh.members().length;
     this.#deps.log.info(
-      `${mesh.self?.name} (${mesh.self?.ipv4}, ${mesh.self?.ipv6}) in the network ${mesh.networkName}; members: ${mesh.members().length}`,
+      `${self?.name} (${self?.ipv4}, ${self?.ipv6}) in the network ${networkName}; members: ${count}`,
     );
   }
 
+  // ── peers ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
   #startSessions(): void {
     const { identity, random, timestamps, clock } = this.#deps;
+    const { pq, capabilities, underlayMtuBytes, bootId } = this.#options;
     const networkId = this.mesh.networkId;
     if (networkId === undefined || this.#sessions !== undefined) return;
     this.#sessions = new Sessions(
@@ -558,167 +515,46 @@ export class NodeRuntime {
         timestamps,
         peerByStaticKey: (key) => this.peers.byKey(key),
         peerBySlot: (slot) => this.peers.bySlot(slot),
-        provisionalPeer: (key, inviteId) => this.#provisional(clock.now(), key, inviteId),
+        provisionalPeer: (key, inviteId) => {
+          const { nowMs, wallMs } = clock.now();
+          return this.#members.addJoiner(key, inviteId, this.#lastEpochId, nowMs, wallMs);
+        },
         flowing: (slot) => {
           const lastMs = this.#plane?.peerFigures(slot).lastDeliveryMs ?? -1;
-          return lastMs >= 0 && lastMs < 30_000;
+          return lastMs >= 0 && lastMs < FLOWING_MS;
         },
       },
-      {
-        pq: this.#options.pq,
-        capabilities: this.#options.capabilities,
-        mtuBytes: this.#options.underlayMtuBytes,
-        bootId: this.#options.bootId,
-      },
+      { pq, capabilities, mtuBytes: underlayMtuBytes, bootId },
     );
   }
 
-  #otherMembers(): Member[] {
-    const own = this.#deps.identity.nodeId;
-    return this.mesh.members().filter((member) => !equal(member.nodeId, own));
-  }
-
-  /** Gives members their slots and the plane its tables. Who was removed is dropped by the mesh's own outputs. */
-  #syncMembers(): void {
-    const now = this.#deps.clock.now();
-    let without = 0;
-    for (const member of this.#otherMembers()) {
-      let peer = this.peers.byKey(member.staticKey);
-      if (peer === undefined) {
-        if (this.peers.size < this.#options.maxPeers) peer = this.#add(member.nodeId, member.staticKey);
-        if (peer === undefined) {
-          without++;
-          continue;
-        }
-      } else if (peer.member === undefined) {
-        this.peers.settle(peer);
-        peer.nodeId = member.nodeId;
-      }
-      const isFresh = peer.member === undefined;
-      peer.member = member;
-      peer.psk = this.#options.psk.get(formatNodeId(member.nodeId)) ?? this.#options.psk.get(member.name);
-      this.#pushCandidates(now, peer);
-      // a joiner's path was there before anybody knew whose it is
-      if (isFresh && peer.endpoint !== undefined) this.#pathChanged(now, peer);
-    }
-    if (without > 0)
-      this.#deps.log.warn(
-        `${without} members have no place among the ${this.#options.maxPeers} peers; raise max_peers in weft.toml`,
-      );
-    this.#pushTables();
-  }
-
-  #pushTables(): void {
-    const routes: RouteEntry[] = [];
-    for (const peer of this.peers.all()) {
-      for (const text of peer.member === undefined ? [] : [peer.member.ipv4, peer.member.ipv6]) {
-        const prefix = parseAddress(text);
-        if (prefix !== undefined) routes.push({ prefix, prefixBits: 128, peer: peer.slot });
-      }
-    }
-    const self = this.mesh.self;
-    const own =
-      self === undefined
-        ? []
-        : [self.ipv4, self.ipv6].map((text) => parseAddress(text)).filter((prefix) => prefix !== undefined);
-    this.#link?.send({ kind: "local", prefixes: own.map((prefix) => ({ prefix, prefixBits: 128 })) });
-    this.#link?.send({ kind: "routes", routes });
-  }
-
-  #pushCandidates(now: Now, peer: PeerRecord | undefined): void {
-    if (peer === undefined) return;
-    this.#link?.send({ kind: "candidates", peer: peer.slot, endpoints: this.mesh.candidates(peer.nodeId, now.wallMs) });
-  }
-
-  #recordOf(nodeId: Uint8Array): PeerRecord | undefined {
-    const member = this.mesh.memberById(nodeId);
-    return member === undefined
-      ? this.peers.all().find((peer) => equal(peer.nodeId, nodeId))
-      : this.peers.byKey(member.staticKey);
-  }
-
-  #add(nodeId: Uint8Array, staticKey: Uint8Array): PeerRecord | undefined {
-    const peer = this.peers.add(nodeId, staticKey, this.#lastEpochId);
-    if (peer !== undefined) this.#link?.send({ kind: "peer", peer: peer.slot, nodeId });
-    return peer;
-  }
-
-  #provisional(now: Now, staticKey: Uint8Array, inviteId: Uint8Array): PeerRecord | undefined {
-    // who comes with an invite that has ended may hear so; who comes with none that was ever ours hears nothing
-    if (this.mesh.acceptsInvite(inviteId, now.wallMs) === "unknown") return undefined;
-    const peer = this.peers.addProvisional(staticKey, this.#lastEpochId, now.nowMs);
-    if (peer !== undefined) this.#link?.send({ kind: "peer", peer: peer.slot, nodeId: peer.nodeId });
-    return peer;
+  #syncMembers(now: Now): void {
+    const admitted = this.#members.sync(this.#lastEpochId, now.wallMs);
+    // a joiner's path was there before anybody knew whose it is
+    for (const peer of admitted) if (peer.endpoint !== undefined) this.#pathChanged(now, peer);
   }
 
   #dial(now: Now, nodeId: Uint8Array, staticKey: Uint8Array, inviteId: Uint8Array | undefined): void {
-    const peer = this.peers.byKey(staticKey) ?? this.#add(nodeId, staticKey);
+    const peer = this.peers.byKey(staticKey) ?? this.#members.add(nodeId, staticKey, this.#lastEpochId);
     if (peer === undefined) return;
     peer.inviteId = inviteId;
-    this.#pushCandidates(now, peer);
+    this.#members.pushCandidates(peer, now.wallMs);
     this.#sessions?.connect(now, peer.slot);
   }
 
   #drop(now: Now, peer: PeerRecord, reason: string): void {
-    if (peer.member !== undefined) this.#deps.log.info(`dropped ${this.#nameOf(peer)}: ${reason}`);
+    if (peer.member !== undefined) this.#deps.log.info(`dropped ${this.#members.nameOf(peer)}: ${reason}`);
     this.#sessions?.removePeer(now, peer.slot);
-    this.#link?.send({ kind: "peerRemove", peer: peer.slot });
+    this.#members.remove(peer);
+    this.#pings.cancel(peer.slot);
     if (peer.established) this.mesh.peerDown(now, peer.staticKey);
-    this.peers.remove(peer);
-    for (const ping of [...this.#pings.values()]) if (ping.slot === peer.slot) ping.done(undefined);
     this.#events.pathChanged(peer);
-    this.#pushTables();
   }
 
   #checkDown(now: Now, peer: PeerRecord): void {
     if (!peer.established || this.#sessions?.state(peer.slot, now.nowMs).established === true) return;
     peer.established = false;
     this.mesh.peerDown(now, peer.staticKey);
-  }
-
-  #nameOf(peer: PeerRecord): string {
-    const where = peer.endpoint === undefined ? "" : ` at ${formatEndpoint(endpointFromBytes(peer.endpoint))}`;
-    return (
-      peer.member?.name ??
-      (peer.nodeId.every((byte) => byte === 0) ? `a joining node${where}` : formatNodeId(peer.nodeId).slice(0, 8))
-    );
-  }
-
-  // ── store ────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-  #networkWritten = false;
-
-  /** The network's id is written with its first statement, so that a store has both or neither. */
-  #networkMutation(): Mutation[] {
-    const networkId = this.mesh.networkId;
-    if (this.#networkWritten || networkId === undefined) return [];
-    this.#networkWritten = true;
-    return [{ kind: "meta", key: NETWORK_KEY, value: networkId }];
-  }
-
-  #write(mutations: readonly Mutation[]): void {
-    const writing = this.#deps.storage
-      .write(mutations)
-      .catch((error: Error) => this.#deps.log.error(`not written to disk: ${error.message}`))
-      .finally(() => this.#unwritten.delete(writing));
-    this.#unwritten.add(writing);
-  }
-
-  /** Resolves when everything worth keeping, the endpoint cache included, is on disk or has failed. */
-  async flush(): Promise<void> {
-    this.#writeCacheSoon(this.#deps.clock.now());
-    this.#writeCache();
-    while (this.#unwritten.size > 0) await Promise.all(this.#unwritten);
-  }
-
-  #writeCacheSoon(now: Now): void {
-    this.#cacheWriteAtMs = Math.min(this.#cacheWriteAtMs, now.nowMs + CACHE_WRITE_MS);
-  }
-
-  #writeCache(): void {
-    if (this.#cacheWriteAtMs === Infinity) return;
-    this.#cacheWriteAtMs = Infinity;
-    this.#write([{ kind: "meta", key: ENDPOINT_CACHE_KEY, value: this.mesh.exportEndpoints() }]);
   }
 
   // ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -728,8 +564,8 @@ export class NodeRuntime {
       this.#sessions?.nextTimeout() ?? Infinity,
       this.mesh.nextTimeout(),
       this.#deps.timestamps.nextTimeout(),
+      this.#persistence.nextTimeout(),
       this.#tickAtMs,
-      this.#cacheWriteAtMs,
     );
     if (dueMs === this.#timerAtMs) return;
     this.#cancelTimer?.();
@@ -745,7 +581,7 @@ export class NodeRuntime {
     this.#sessions?.handleTimeout(now);
     this.mesh.handleTimeout(now);
     this.#deps.timestamps.handleTimeout(now.nowMs);
-    if (now.nowMs >= this.#cacheWriteAtMs) this.#writeCache();
+    this.#persistence.handleTimeout(now.nowMs);
     if (now.nowMs >= this.#tickAtMs) {
       this.#tickAtMs = now.nowMs + TICK_MS;
       for (const peer of this.peers.expired(now.nowMs)) this.#drop(now, peer, "it did not join in time");

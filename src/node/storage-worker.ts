@@ -66,7 +66,7 @@ function run(options: StorageWorkerData): void {
       for (const request of requests) answer({ id: request.id, ok: true, commitMs });
     } catch (error) {
       if (requests.length === 1) {
-        refuse((requests[0] as WriteRequest).id, error);
+        refuse(requests[0].id, error);
         return;
       }
       for (const request of requests) {

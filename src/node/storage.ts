@@ -101,6 +101,7 @@ export class StorageThread implements Storage {
     return new Promise((resolve, reject) => {
       this.#waiting.set(id, { resolve, reject });
       const message: StorageRequest = { id, ...request };
+      // oxlint-disable-next-line unicorn/require-post-message-target-origin -- a thread has no origin
       this.#worker.postMessage(message);
     });
   }

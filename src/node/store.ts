@@ -80,8 +80,7 @@ export class Store {
   }
 
   load(): StoreContents {
-    const all = (sql: string): Record<string, unknown>[] =>
-      this.#database.prepare(sql).all() as Record<string, unknown>[];
+    const all = (sql: string): Record<string, unknown>[] => this.#database.prepare(sql).all();
     return {
       statements: all("SELECT hash, bytes FROM statements ORDER BY seq").map((row) => ({
         hash: row["hash"] as Uint8Array,
@@ -113,7 +112,7 @@ export class Store {
 
   #apply(mutation: Mutation): void {
     const run = (name: string, ...values: (Uint8Array | string | number)[]): void => {
-      (this.#statements[name] as StatementSync).run(...values);
+      this.#statements[name].run(...values);
     };
     switch (mutation.kind) {
       case "statement":

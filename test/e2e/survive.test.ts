@@ -43,6 +43,7 @@ test("both killed at once and restarted find each other again", { skip }, async 
     twoHosts,
     ({ a, b }) => [a, b],
     async (network) => {
+      await sleep(1_000);
       await Promise.all(network.nodes.map((node) => node.kill()));
       await Promise.all(network.nodes.map((node) => node.up()));
       await network.allPairs(10_000);

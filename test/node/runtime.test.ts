@@ -8,7 +8,9 @@ import { Identity } from "../../src/crypto/identity.ts";
 import { MeshNode } from "../../src/mesh/mesh-node.ts";
 import type { JoinResult } from "../../src/mesh/types.ts";
 import type { Clock } from "../../src/node/clock.ts";
-import { ENDPOINT_CACHE_KEY, NETWORK_KEY, NodeRuntime, slotsFor } from "../../src/node/runtime.ts";
+import { slotsFor } from "../../src/node/members.ts";
+import { ENDPOINT_CACHE_KEY, NETWORK_KEY } from "../../src/node/persistence.ts";
+import { NodeRuntime } from "../../src/node/runtime.ts";
 import { OWN_TIMESTAMP_KEY, StoredTimestamps } from "../../src/node/timestamps.ts";
 import { Capability } from "../../src/session/types.ts";
 import { FakeNetwork } from "../support/fake-plane.ts";
@@ -75,7 +77,6 @@ class TestNode {
         bootId: this.random.u32(),
       },
       {
-        rosterChanged: () => undefined,
         pathChanged: () => undefined,
         endpointsDirty: () => this.endpointsDirty++,
         removed: (reason) => this.removals.push(reason),
@@ -103,9 +104,10 @@ class TestNode {
   }
 
   async join(token: string): Promise<JoinResult> {
-    let result: JoinResult | undefined;
-    void this.runtime.join(token, this.name).then((value) => (result = value));
-    for (let i = 0; i < 100 && result === undefined; i++) await this.network.clock.advance(1000);
+    const results: JoinResult[] = [];
+    void this.runtime.join(token, this.name).then((value) => results.push(value));
+    for (let i = 0; i < 100 && results.length === 0; i++) await this.network.clock.advance(1000);
+    const [result] = results;
     assert.ok(result !== undefined, "no result after 100 s");
     await this.runtime.flush();
     return result;
