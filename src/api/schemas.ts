@@ -2,26 +2,39 @@
 import * as z from "zod/mini";
 import type { InviteRequest } from "./control.ts";
 
-const nodeReference = z.string().check(z.minLength(1), z.maxLength(256));
+const ROLES = ["member", "admin", "beacon", "router", "exit"] as const;
 
-export const inviteBody: z.ZodMiniType<InviteRequest> = z.strictObject({
-  uses: z.optional(z.int().check(z.gte(1), z.lte(10_000))),
-  expiresSeconds: z.optional(z.int().check(z.gte(1), z.lte(365 * 86_400))),
-  roles: z.optional(
-    z.array(z.enum(["member", "admin", "beacon", "router", "exit"])).check(z.minLength(1), z.maxLength(5)),
-  ),
-});
+const text = (most: number, least = 0): z.ZodMiniType<string> => {
+  const message = `must be text of ${least} to ${most} characters`;
+  return z.string(message).check(z.minLength(least, message), z.maxLength(most, message));
+};
 
-export const revokeBody: z.ZodMiniType<{ node: string; reason?: string | undefined }> = z.strictObject({
-  node: nodeReference,
-  reason: z.optional(z.string().check(z.maxLength(256))),
-});
+const whole = (low: number, high: number): z.ZodMiniType<number> => {
+  const message = `must be a whole number from ${low} to ${high}`;
+  return z.int(message).check(z.gte(low, message), z.lte(high, message));
+};
 
-export const pingBody: z.ZodMiniType<{ peer: string; timeoutMs?: number | undefined }> = z.strictObject({
-  peer: nodeReference,
-  timeoutMs: z.optional(z.int().check(z.gte(1), z.lte(60_000))),
-});
+const OBJECT = "must be a JSON object";
+const nodeReference = text(256, 1);
+const roles = z
+  .array(z.enum(ROLES, `must be one of ${ROLES.join(", ")}`), "must be a list")
+  .check(z.minLength(1, "must not be empty"), z.maxLength(ROLES.length, "has too many entries"));
 
-export const emptyBody: z.ZodMiniType<object> = z.strictObject({});
+export const inviteBody: z.ZodMiniType<InviteRequest> = z.strictObject(
+  { uses: z.optional(whole(1, 10_000)), expiresSeconds: z.optional(whole(1, 365 * 86_400)), roles: z.optional(roles) },
+  OBJECT,
+);
+
+export const revokeBody: z.ZodMiniType<{ node: string; reason?: string | undefined }> = z.strictObject(
+  { node: nodeReference, reason: z.optional(text(256)) },
+  OBJECT,
+);
+
+export const pingBody: z.ZodMiniType<{ peer: string; timeoutMs?: number | undefined }> = z.strictObject(
+  { peer: nodeReference, timeoutMs: z.optional(whole(1, 60_000)) },
+  OBJECT,
+);
+
+export const emptyBody: z.ZodMiniType<object> = z.strictObject({}, OBJECT);
 
 export const whoisQuery: z.ZodMiniType<{ query: string }> = z.object({ query: nodeReference });

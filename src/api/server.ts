@@ -54,12 +54,9 @@ function check<T extends z.ZodMiniType>(schema: T, value: unknown): z.output<T> 
   const result = z.safeParse(schema, value);
   if (result.success) return result.data;
   const issue = result.error.issues[0];
-  const where = issue?.path.join(".") ?? "";
-  throw new WeftError(
-    "BAD_REQUEST",
-    `${where === "" ? "body" : where}: ${issue?.message ?? "not valid"}`,
-    "see `weft COMMAND --help` for what is accepted",
-  );
+  const where = issue?.path.join(".") || "body";
+  const what = issue?.code === "unrecognized_keys" ? `unknown field "${issue.keys[0]}"` : issue?.message;
+  throw new WeftError("BAD_REQUEST", `${where}: ${what}`, "see `weft COMMAND --help` for what is accepted");
 }
 
 /** The routes alone, so that tests can call them without a socket. */

@@ -70,6 +70,8 @@ export const Drop = {
   BAD_OFFLOAD: 32,
   /** The node was stopping or the peer was removed while it waited. */
   REMOVED: 33,
+  /** Marked as congested on the way, and the packet inside cannot carry the mark (RFC 6040). */
+  CONGESTION: 34,
 } as const;
 export type Drop = (typeof Drop)[keyof typeof Drop];
 

@@ -1,7 +1,7 @@
 /**
  * Name block: how the data plane names one flow of datagrams (remote and local address), independent of the platform's sockaddr.
  *   0 remote address 16 (IPv4 as v4-mapped IPv6) | 16 local address 16 (same form, all zero = any) | 32 remote port u16
- *   34 family u8, 4 or 6 | 35 ECN bits of the received IP header u8 | 36 interface index u32, 0 = any | 40 scope id u32 | 44 zero u32
+ *   34 family u8, 4 or 6 | 35 ECN bits of the outer IP header u8, received or to send | 36 interface index u32, 0 = any | 40 scope id u32 | 44 zero u32
  * Little-endian. Lives in the slab; whoever holds the offset owns the block.
  */
 export const NAME_BYTES = 48;

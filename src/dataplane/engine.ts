@@ -606,7 +606,7 @@ export class Engine {
       this.#inner(peer, epoch, kind, flags, aux, at, bytes, name, datagramBytes);
       return;
     }
-    this.inbound.userPacket(peer, epoch, at, bytes, flags);
+    this.inbound.userPacket(peer, epoch, at, bytes, flags, name);
     this.#coalescer?.flush();
   }
 

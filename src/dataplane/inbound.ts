@@ -11,6 +11,7 @@ import { NAME_ECN } from "../base/name.ts";
 import type { Slab } from "../base/slab.ts";
 import type { Epoch, EpochTable } from "../session/epochs.ts";
 import type { Coalescer } from "./coalesce.ts";
+import { ipv4HeaderChecksum } from "../wire/checksum.ts";
 import {
   DATA_HEADER_BYTES,
   DATA_MIN_BYTES,
@@ -28,6 +29,9 @@ import { Counter, PeerField, type PlaneStats } from "./stats.ts";
 const TCP = 6;
 const UDP = 17;
 const EAGAIN = -11;
+const ECN_ECT1 = 1;
+const ECN_ECT0 = 2;
+const ECN_CE = 3;
 /** Under an epoch this young a keepalive is part of the handshake, and the session wants to hear of it. */
 const YOUNG_EPOCH_MS = 10_000;
 
@@ -245,7 +249,7 @@ export class Inbound {
     }
     const kind = u8[inner] as number;
     if (kind === InnerKind.IP) {
-      this.#userPacket(peer, epoch, inner + INNER_HEADER_BYTES, bytes - INNER_HEADER_BYTES, u8[inner + 1] as number);
+      this.#userPacket(peer, epoch, inner + INNER_HEADER_BYTES, bytes - INNER_HEADER_BYTES, u8[inner + 1] as number, name);
       return;
     }
     if (kind === InnerKind.KEEPALIVE && this.nowMs - epoch.installedAtMs > YOUNG_EPOCH_MS) {
@@ -266,8 +270,10 @@ export class Inbound {
   }
 
   /** Judges one opened IP packet and hands it to the coalescer. Also called for reassembled fragments. */
-  #userPacket(peer: PeerState, epoch: Epoch, ip: number, bytes: number, flags: number): void {
-    const reason = this.#judge(peer, epoch, ip, bytes, flags);
+  #userPacket(peer: PeerState, epoch: Epoch, ip: number, bytes: number, flags: number, name: number): void {
+    let reason = this.#judge(peer, epoch, ip, bytes, flags);
+    const outerEcn = (this.#u8[name + NAME_ECN] as number) & 3;
+    if (outerEcn !== 0 && reason === Drop.NONE) reason = this.#applyEcn(ip, outerEcn);
     if (reason !== Drop.NONE) {
       this.#stats.dropRx(reason, 1);
       const cells = this.#stats.cells;
@@ -283,8 +289,26 @@ export class Inbound {
   }
 
   /** Entry for packets that were not opened in place: reassembled fragments. 10 bytes in front of `ip` must be free. */
-  userPacket(peer: PeerState, epoch: Epoch, ip: number, bytes: number, flags: number): void {
-    this.#userPacket(peer, epoch, ip, bytes, flags);
+  userPacket(peer: PeerState, epoch: Epoch, ip: number, bytes: number, flags: number, name: number): void {
+    this.#userPacket(peer, epoch, ip, bytes, flags, name);
+  }
+
+  /** RFC 6040 section 4.2, figure 4: congestion marked on the way shows inside; a packet that cannot bear the mark is dropped instead. */
+  #applyEcn(ip: number, outer: number): Drop {
+    const u8 = this.#u8;
+    const ipv4 = (u8[ip] as number) >>> 4 === 4;
+    const second = u8[ip + 1] as number;
+    const inner = ipv4 ? second & 3 : (second >>> 4) & 3;
+    if (inner === 0) return outer === ECN_CE ? Drop.CONGESTION : Drop.NONE;
+    if (inner === ECN_CE || (outer !== ECN_CE && !(outer === ECN_ECT1 && inner === ECN_ECT0))) return Drop.NONE;
+    if (ipv4) {
+      u8[ip + 1] = (second & ~3) | outer;
+      const header = ((u8[ip] as number) & 15) * 4;
+      this.#view.setUint16(ip + 10, ipv4HeaderChecksum(this.#view, ip, header));
+    } else {
+      u8[ip + 1] = (second & ~0x30) | (outer << 4);
+    }
+    return Drop.NONE;
   }
 
   #judge(peer: PeerState, epoch: Epoch, ip: number, bytes: number, flags: number): Drop {

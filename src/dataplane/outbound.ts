@@ -9,7 +9,7 @@
  * (queues.ts: bounded, CoDel) until the socket is writable or the pause is over; nothing is lost silently.
  */
 import { Drop } from "../base/drop.ts";
-import { NAME_BYTES, NAME_FAMILY, NAME_LOCAL } from "../base/name.ts";
+import { NAME_BYTES, NAME_ECN, NAME_FAMILY, NAME_INTERFACE, NAME_LOCAL } from "../base/name.ts";
 import type { Slab } from "../base/slab.ts";
 import type { Epoch, EpochTable } from "../session/epochs.ts";
 import { Capability } from "../session/types.ts";
@@ -61,6 +61,8 @@ class Batch {
   count = 0;
   bytes = 0;
   segmentBytes = 0;
+  /** ECN bits of the packets inside, which the outer header carries too (RFC 6040). */
+  ecn = 0;
   /** A shorter datagram ended the run. */
   ended = false;
   /** The kernel refused it for now; nothing may be added. */
@@ -284,6 +286,15 @@ export class Outbound {
 
   /** Sends one datagram as it is, past all queues; waits in a small ring while the socket is full. */
   sendRaw(offset: number, bytes: number, name: number): boolean {
+    // our own messages are not ECN-capable, whatever the block says, which may be the one a packet came with
+    const ecn = this.#u8[name + NAME_ECN] as number;
+    this.#u8[name + NAME_ECN] = 0;
+    const sent = this.#sendPast(offset, bytes, name);
+    this.#u8[name + NAME_ECN] = ecn;
+    return sent;
+  }
+
+  #sendPast(offset: number, bytes: number, name: number): boolean {
     const blocked = this.#u8[name + NAME_FAMILY] === 6 ? this.batch6.blocked : this.batch4.blocked;
     if (!blocked || this.#controlCount === 0) {
       const result = this.#sendOnce(offset, bytes, bytes, name);
@@ -485,18 +496,25 @@ export class Outbound {
       this.#queue(peer, plain, bytes, false);
       return;
     }
-    if (!this.#fits(batch, peer, bytes + DATA_OVERHEAD_BYTES) && !this.#send(batch)) {
+    const ecn = this.#ecnOf(ip);
+    if (!this.#fits(batch, peer, bytes + DATA_OVERHEAD_BYTES, ecn) && !this.#send(batch)) {
       this.#queue(peer, plain, bytes, false);
       return;
     }
-    this.#sealInto(batch, peer, epoch, name, plain, bytes);
+    this.#sealInto(batch, peer, epoch, name, plain, bytes, ecn);
+  }
+
+  #ecnOf(ip: number): number {
+    const second = this.#u8[ip + 1] as number;
+    return (this.#u8[ip] as number) >>> 4 === 4 ? second & 3 : (second >>> 4) & 3;
   }
 
   /** May a datagram of this size join the open batch? */
-  #fits(batch: Batch, peer: PeerState, datagramBytes: number): boolean {
+  #fits(batch: Batch, peer: PeerState, datagramBytes: number, ecn: number): boolean {
     if (batch.count === 0) return true;
     return (
       batch.peer === peer &&
+      batch.ecn === ecn &&
       !batch.ended &&
       datagramBytes <= batch.segmentBytes &&
       batch.count < peer.burst.segments &&
@@ -506,7 +524,7 @@ export class Outbound {
     );
   }
 
-  #sealInto(batch: Batch, peer: PeerState, epoch: Epoch, name: number, plain: number, bytes: number): void {
+  #sealInto(batch: Batch, peer: PeerState, epoch: Epoch, name: number, plain: number, bytes: number, ecn: number): void {
     const datagramBytes = bytes + DATA_OVERHEAD_BYTES;
     if (!this.#seal(epoch, plain, bytes, batch.base + batch.bytes)) {
       this.#stats.dropTx(Drop.KEY_EXPIRED, 1);
@@ -522,7 +540,9 @@ export class Outbound {
       batch.peer = peer;
       batch.segmentBytes = datagramBytes;
       batch.startedMs = this.nowMs;
+      batch.ecn = ecn;
       this.#u8.copyWithin(batch.name, name, name + NAME_BYTES);
+      this.#u8[batch.name + NAME_ECN] = ecn;
     } else if (datagramBytes < batch.segmentBytes) {
       batch.ended = true;
     }
@@ -633,7 +653,7 @@ export class Outbound {
     let result = this.#udp.send(offset, bytes, segmentBytes, name);
     if (result < 0 && result !== EAGAIN && result !== ENOBUFS && result !== EMSGSIZE && result !== EIO) {
       this.#u8.fill(0, name + NAME_LOCAL, name + NAME_LOCAL + 16);
-      this.#view.setUint32(name + 36, 0, true);
+      this.#view.setUint32(name + NAME_INTERFACE, 0, true);
       result = this.#udp.send(offset, bytes, segmentBytes, name);
     }
     if (result >= 0) {
@@ -652,7 +672,9 @@ export class Outbound {
     const paths = peer.paths;
     if (paths.duplicate >= 0) {
       // delivery on the active path is in doubt: the replay window of the peer drops what arrives twice
-      this.#udp.send(batch.base, bytes, batch.segmentBytes, paths.nameOf(paths.duplicate));
+      const name = paths.nameOf(paths.duplicate);
+      this.#u8[name + NAME_ECN] = batch.ecn;
+      this.#udp.send(batch.base, bytes, batch.segmentBytes, name);
     }
     if (paths.sent(this.nowMs, packets, bytes)) this.#deps.rescheduled(peer);
     peer.lastSentMs = this.nowMs;
@@ -719,8 +741,9 @@ export class Outbound {
         queues.release(queue);
         continue;
       }
-      if (!this.#fits(batch, peer, bytes + DATA_OVERHEAD_BYTES) && !this.#send(batch)) break;
-      this.#sealInto(batch, peer, epoch, name, plain, bytes);
+      const ecn = this.#ecnOf(plain + INNER_HEADER_BYTES);
+      if (!this.#fits(batch, peer, bytes + DATA_OVERHEAD_BYTES, ecn) && !this.#send(batch)) break;
+      this.#sealInto(batch, peer, epoch, name, plain, bytes, ecn);
       queues.release(queue);
       served++;
       if (peer.sendEpoch === undefined) break;

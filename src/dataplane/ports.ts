@@ -33,7 +33,7 @@ export interface UdpPort {
   readonly overflowed: Float64Array;
   /**
    * Sends `bytes` from `offset` as datagrams of `segmentBytes` each (the last may be shorter) with UDP_SEGMENT when there are several (≤ 64).
-   * The name block's local address and interface are used as the source unless zero.
+   * The name block's local address and interface are used as the source unless zero; its ECN bits go into the outer IP header.
    * @returns bytes accepted or -errno
    */
   send(offset: number, bytes: number, segmentBytes: number, name: number): number;

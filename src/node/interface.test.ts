@@ -33,10 +33,10 @@ test("one batch sets addresses, link and the network's routes with their MTU", a
     [
       "link set dev weft0 mtu 1436",
       "address replace 100.64.0.1/32 dev weft0",
-      "-6 address replace fd00::1/128 dev weft0 nodad",
+      "address replace fd00::1/128 dev weft0 nodad",
       "link set dev weft0 up",
       "route replace 100.64.0.0/16 dev weft0 mtu 1416 src 100.64.0.1",
-      "-6 route replace fd00::/48 dev weft0 mtu 1416 src fd00::1",
+      "route replace fd00::/48 dev weft0 mtu 1416 src fd00::1",
     ],
   ]);
 });
@@ -50,12 +50,12 @@ test("a burst of changes becomes one batch of what differs", async () => {
   assert.deepEqual(batches, [
     [
       "route replace 100.64.0.2/32 dev weft0 mtu 1200 src 100.64.0.1",
-      "-6 route replace fd00::2/128 dev weft0 mtu 1280 src fd00::1",
+      "route replace fd00::2/128 dev weft0 mtu 1280 src fd00::1",
     ],
   ]);
   configurator.setPeer(["100.64.0.2", "fd00::2"], undefined);
   await configurator.settled();
-  assert.deepEqual(batches[1], ["route del 100.64.0.2/32 dev weft0", "-6 route del fd00::2/128 dev weft0"]);
+  assert.deepEqual(batches[1], ["route del 100.64.0.2/32 dev weft0", "route del fd00::2/128 dev weft0"]);
   configurator.setPeer(["100.64.0.2"], undefined);
   await configurator.settled();
   assert.equal(batches.length, 2);

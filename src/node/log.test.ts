@@ -2,7 +2,11 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { createLoggerOn } from "./log.ts";
 
-function setup(level: "debug" | "info"): { lines: string[]; clock: { ms: number }; log: ReturnType<typeof createLoggerOn> } {
+function setup(level: "debug" | "info"): {
+  lines: string[];
+  clock: { ms: number };
+  log: ReturnType<typeof createLoggerOn>;
+} {
   const lines: string[] = [];
   const clock = { ms: 0 };
   const sink = {

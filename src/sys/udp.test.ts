@@ -222,6 +222,22 @@ for (const family of [4, 6] as const) {
       }
     });
 
+    it("sends the ECN bits of the name block, on single datagrams and trains", () => {
+      for (const ecn of [2, 3, 0]) {
+        for (const total of [8, 24]) {
+          const name = aim(b, family);
+          slab.view.setUint8(name + NAME_ECN, ecn);
+          assert.equal(a.send(payload, total, 8, name), total);
+          for (let got = 0; got < total; ) {
+            assert.equal(b.receive(family, 1), 1);
+            assert.equal(slab.view.getUint8((b.messageName[0] as number) + NAME_ECN), ecn);
+            got += b.messageBytes[0] as number;
+          }
+          slab.view.setUint8(name + NAME_ECN, 0);
+        }
+      }
+    });
+
     it("counts what the kernel threw away for want of room", () => {
       const small = openUdp({
         slab,

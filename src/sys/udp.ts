@@ -59,6 +59,7 @@ const CMSG_IPV6_TCLASS = 67;
 const MSG_ERRQUEUE = 0x2000;
 /** CMSG_SPACE of a u16, in_pktinfo and in6_pktinfo. */
 const SEGMENT_CMSG_SPACE = 24;
+const ECN_CMSG_SPACE = 24;
 const PKTINFO4_CMSG_SPACE = 32;
 const PKTINFO6_CMSG_SPACE = 40;
 
@@ -135,6 +136,8 @@ interface SendBlock {
   /** UDP_SEGMENT control message, directly followed by the PKTINFO one. */
   readonly segment: number;
   readonly pktinfo: number;
+  /** ECN control message with room behind it for copies of the two others. */
+  readonly ecn: number;
 }
 
 class UdpSockets implements Udp {
@@ -235,7 +238,7 @@ class UdpSockets implements Udp {
 
   #prepareSend(level: number, type: number, pktinfoLength: number): SendBlock {
     const view = this.#view;
-    const message = this.#allocateZeroed(256);
+    const message = this.#allocateZeroed(320);
     const iov = message + 64;
     const sockaddr = message + 80;
     const segment = message + 112;
@@ -247,7 +250,11 @@ class UdpSockets implements Udp {
     setU64(view, pktinfo, pktinfoLength);
     view.setInt32(pktinfo + 8, level, true);
     view.setInt32(pktinfo + 12, type, true);
-    return { message, address: this.#base + message, iov, sockaddr, segment, pktinfo };
+    const ecn = pktinfo + PKTINFO6_CMSG_SPACE;
+    setU64(view, ecn, CMSG_DATA + 4);
+    view.setInt32(ecn + 8, level, true);
+    view.setInt32(ecn + 12, level === SOL_IP ? CMSG_IP_TOS : CMSG_IPV6_TCLASS, true);
+    return { message, address: this.#base + message, iov, sockaddr, segment, pktinfo, ecn };
   }
 
   receive(family: 4 | 6, maxMessages: number): number {
@@ -367,6 +374,14 @@ class UdpSockets implements Udp {
       view.setUint16(block.segment + CMSG_DATA, segmentBytes, true);
       control = block.segment;
       controlLength += SEGMENT_CMSG_SPACE;
+    }
+    const ecn = view.getUint8(name + NAME_ECN) & 3;
+    if (ecn !== 0) {
+      // rare enough to put the messages together anew: ECN first, then what there is of the others
+      view.setInt32(block.ecn + CMSG_DATA, ecn, true);
+      if (controlLength > 0) this.#slab.u8.copyWithin(block.ecn + ECN_CMSG_SPACE, control, control + controlLength);
+      control = block.ecn;
+      controlLength += ECN_CMSG_SPACE;
     }
     const controlAddress = control === 0 ? 0 : this.#base + control;
     view.setUint32(message + MSG_CONTROL, controlAddress >>> 0, true);

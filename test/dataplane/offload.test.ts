@@ -7,7 +7,7 @@ import { test } from "node:test";
 import fc from "fast-check";
 import { Drop } from "../../src/base/drop.ts";
 import { parseAddress } from "../../src/base/endpoint.ts";
-import { NAME_BYTES, NAME_FAMILY } from "../../src/base/name.ts";
+import { NAME_BYTES, NAME_ECN, NAME_FAMILY } from "../../src/base/name.ts";
 import { Slab } from "../../src/base/slab.ts";
 import { Coalescer } from "../../src/dataplane/coalesce.ts";
 import { Inbound } from "../../src/dataplane/inbound.ts";
@@ -382,6 +382,37 @@ test("a standing queue is cut by sojourn time, a short one is not", () => {
   }
   assert.ok(a.stats.droppedTx(Drop.SOJOURN) > 5, `${a.stats.droppedTx(Drop.SOJOURN)}`);
   assert.equal(a.stats.droppedTx(Drop.QUEUE_FULL), 0);
+});
+
+test("congestion marks survive the tunnel in both headers, and a packet that cannot bear one is dropped (RFC 6040)", () => {
+  for (const v6 of [false, true]) {
+    for (const inner of [0, 1, 2, 3]) {
+      for (const outer of [0, 1, 2, 3]) {
+        const a = plane([A4, A6], [B4, B6], 7, 9, 2);
+        const b = plane([B4, B6], [A4, A6], 9, 7, 2);
+        const one: Shape = { v6, tcp: true, port: 1, payload: 100, size: 100, flags: 0x10, options: 0, tos: inner, form: 1, gap: 0, dontFragment: true };
+        a.tun.incoming.push(build({ ...one, tos: inner }, new Map()));
+        a.outbound.drainTun(1, 1 << 30);
+        const sent = a.udp.sent[0];
+        assert.ok(sent);
+        assert.equal((sent.name[NAME_ECN] as number) & 3, inner, "the outer header carries the inner mark");
+        sent.name[NAME_ECN] = outer;
+        b.udp.incoming.push(sent);
+        b.inbound.drain(4, 1);
+        const packet = b.tun.written.flatMap(segment)[0];
+        if (inner === 0 && outer === 3) {
+          assert.equal(packet, undefined);
+          assert.equal(b.stats.droppedRx(Drop.CONGESTION), 1);
+          continue;
+        }
+        assert.ok(packet && transportOk(packet));
+        const got = v6 ? ((packet[1] as number) >> 4) & 3 : (packet[1] as number) & 3;
+        const expected = inner === 0 ? 0 : outer === 3 ? 3 : inner === 2 && outer === 1 ? 1 : inner;
+        assert.equal(got, expected, `inner ${inner} outer ${outer}`);
+        conserves(b);
+      }
+    }
+  }
 });
 
 test("a packet with another member's source, or for somebody else, is dropped and counted", () => {
