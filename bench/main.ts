@@ -18,7 +18,11 @@ function list(text: string): string[] {
     .filter((part) => part !== "");
 }
 
-const typed = `npm run bench -- ${process.argv.slice(2).join(" ")}`;
+/** As typed, without where the results go. */
+const typed = `npm run bench -- ${process.argv.slice(2).join(" ")}`.replaceAll(
+  / --(?:json|markdown)(?:[ =][^- ]\S*)?/g,
+  "",
+);
 const program = new Command("bench").description("Benchmarks of Weft. Those that need namespaces need root.");
 
 program

@@ -73,7 +73,8 @@ async function start(program: Program, { lab, a, b, link }: TwoHosts, index: num
 function sweepSockets(): void {
   for (const name of existsSync(UAPI_FOLDER) ? readdirSync(UAPI_FOLDER) : []) {
     const pid = /^(?:wgb|btb)-([0-9a-z]+)-[0-9a-f][ab]\.sock$/.exec(name)?.[1];
-    if (pid !== undefined && !existsSync(`/proc/${Number.parseInt(pid, 36)}`)) rmSync(join(UAPI_FOLDER, name), { force: true });
+    if (pid !== undefined && !existsSync(`/proc/${Number.parseInt(pid, 36)}`))
+      rmSync(join(UAPI_FOLDER, name), { force: true });
   }
 }
 

@@ -45,7 +45,9 @@ test("the slope of a straight line is its slope", () => {
 });
 
 test("a measurement that fails leaves a reason for each of its figures, never a zero", async () => {
-  const failed = await take(["x", "y"], () => Promise.reject(new Unavailable("no such thing\nsecond line\nthird line")));
+  const failed = await take(["x", "y"], () =>
+    Promise.reject(new Unavailable("no such thing\nsecond line\nthird line")),
+  );
   assert.deepEqual(failed, { x: { why: "no such thing — second line" }, y: { why: "no such thing — second line" } });
   const partial = await take(["x", "y", "z"], () => Promise.resolve({ x: 4, y: Number.NaN }));
   assert.equal(partial["x"], 4);

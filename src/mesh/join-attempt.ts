@@ -197,7 +197,7 @@ export class JoinAttempt {
     const count = this.#contacts.size;
     return failure(
       JoinCode.NO_ADMIN,
-      `no admin reachable: ${count === 1 ? "the admin" : `none of ${count} admins`} named in the token answered within ${seconds} s`,
+      `no admin reachable: ${count === 1 ? "the admin named in the token did not answer" : `none of the ${count} admins named in the token answered`} within ${seconds} s`,
       "check that the admin's weft is up, that UDP reaches it, and that both clocks are right",
     );
   }

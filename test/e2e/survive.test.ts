@@ -121,8 +121,12 @@ test(
             for (const family of [4, 6] as const) {
               const address = await a.address(family);
               for (const bytes of [56, 1_100, 1_232, 1_400, 4_000]) {
-                const echo = await ping(b.host, address, { count: 3, intervalMs: 50, bytes });
-                assert.equal(echo.received, 3, `${bytes} bytes over IPv${family}`);
+                // The sender's kernel learns a size by losing a packet of it, once for every change of path.
+                let received = 0;
+                for (let attempt = 0; attempt < 3 && received < 3; attempt++) {
+                  ({ received } = await ping(b.host, address, { count: 3, intervalMs: 50, bytes }));
+                }
+                assert.equal(received, 3, `${bytes} bytes over IPv${family}`);
               }
               const flow = await iperf(b.host, a.host, address, { seconds: 2 });
               assert.ok(flow.bitsPerSecond > 5e6, `${flow.bitsPerSecond} bit/s over IPv${family}`);
