@@ -15,7 +15,7 @@ const FILE_TRANSFER = fileURLToPath(new URL("./file-transfer.ts", import.meta.ur
 export interface PingOptions {
   /** @default 10 */
   readonly count?: number;
-  /** @default 100 */
+  /** From 10 ms on the kernel's timers round it up, to 16 for 10; below it is kept exactly. @default 100 */
   readonly intervalMs?: number;
   /** ICMP payload. @default 56 */
   readonly bytes?: number;
@@ -39,7 +39,7 @@ export async function ping(from: Host, address: string, options: PingOptions = {
   const graceMs = options.graceMs ?? 2_000;
   const args = ["-n", "-D", "-c", String(count), "-i", String(intervalMs / 1_000), "-s", String(options.bytes ?? 56)];
   const result = await from.exec("ping", [...args, "-W", String(graceMs / 1_000), address], {
-    timeoutMs: count * intervalMs + graceMs + 10_000,
+    timeoutMs: count * (intervalMs * 1.25 + 8) + graceMs + 10_000,
     maxOutputBytes: 64 << 20,
   });
   return parsePing(result.stdout, result.stderr);

@@ -8,7 +8,7 @@ import { atLeast, atMost, type Finding, type Scenario } from "./types.ts";
 
 const CHANGES = 5;
 const EVERY_MS = 4_000;
-const PING_MS = 10;
+const PING_MS = 9;
 
 /** Moves `host` to another address of the same link, as DHCP or another access point would: the old one is gone at once. */
 export async function changeAddress(host: Host, link: Link, from: number, to: number): Promise<void> {
@@ -37,7 +37,10 @@ export const addressChange: Scenario = {
       const seconds = Math.ceil(((CHANGES + 1) * EVERY_MS) / 1_000);
       // The client receives, so that its intervals show what arrived; pings beside it give the gap in finer steps.
       const flow = iperf(b.host, a.host, address, { seconds, reverse: true, intervalSeconds: 0.1, rateBps: 200e6 });
-      const pings = ping(b.host, address, { count: (seconds * 1_000) / PING_MS - 200, intervalMs: PING_MS });
+      const pings = ping(b.host, address, {
+        count: Math.floor((seconds * 1_000 - 2_000) / PING_MS),
+        intervalMs: PING_MS,
+      });
       for (let change = 0; change < CHANGES; change++) {
         await sleep(EVERY_MS);
         await changeAddress(a.host, link, change === 0 ? 1 : 50 + change, 51 + change);

@@ -2,7 +2,7 @@
  * How many datagrams may leave in one burst to one peer, and whether bursts do harm there.
  *
  * One burst is at most 1 ms at the path's measured rate, 1–64 segments: unpaced bursts of 64 have cost other systems two thirds of
- * their throughput on slow links. Some kernels and middle boxes lose or corrupt batches as such: when a path keeps losing more than 3 %,
+ * their throughput on slow links. Some kernels and middle boxes lose or corrupt batches as such: when a path keeps losing more than 5 %,
  * half seconds with and without batches alternate, and if every one without loses less than half of every one with, batches rest for a minute.
  * Source: docs/protocol.md "UDP".
  */
@@ -10,9 +10,9 @@
 export const MAX_BURST_SEGMENTS = 64;
 const MIN_BURST_SEGMENTS = 2;
 const BURST_MS = 1;
-/** Measured delivery may be the application's rate and not the path's: leave room to grow. */
+/** Room to grow: the rate is that of the past second. */
 const HEADROOM = 1.25;
-const SUSPICIOUS_LOSS = 0.03;
+const SUSPICIOUS_LOSS = 0.05;
 /** Loss has to last this long before anything is tried: a sender that probes for bandwidth loses some at times. */
 const LASTING_MS = 3_000;
 /** One trial alternates so many times between batches and none, each long enough for several reports. */
@@ -36,7 +36,8 @@ export class BurstControl {
   #nextTrialMs = 0;
 
   /**
-   * @param rateBps measured delivery rate, 0 = unknown @param datagramBytes of a full segment
+   * @param rateBps measured delivery rate, 0 = unknown or not the path's own (a sender with little to send says nothing about the path)
+   * @param datagramBytes of a full segment
    * @param lossRatio of the path lately, 0–1
    * @returns segments per send
    */

@@ -247,6 +247,9 @@ export class Engine {
     }
     if ((ready & Ready.TUN) !== 0 || this.#moreTun) {
       this.#moreTun = outbound.drainTun(READS_PER_TURN, READ_BYTES_PER_TURN);
+      const nowMs = this.#deps.clock();
+      this.stats.record(Stage.TUN_TO_UDP, nowMs - this.#nowMs);
+      this.#tick(nowMs);
     }
     outbound.service((ready & Ready.UDP4_WRITABLE) !== 0, (ready & Ready.UDP6_WRITABLE) !== 0, QUEUE_BUDGET);
     if (this.#nowMs >= this.#nextDeadlineMs) this.#deadlinesPassed();
@@ -659,21 +662,22 @@ export class Engine {
     cells[peer.row + PeerField.mtuBytes] = mtuBytes;
     cells[peer.row + PeerField.rateBps] = paths.rateBps;
     this.#adaptToPath(peer);
-    if (active === peer.toldPath && mtuBytes === peer.toldMtuBytes && !paths.takeActiveChanged()) return;
+    const outerBytes = active >= 0 && this.#u8[paths.activeName() + NAME_FAMILY] === 6 ? OUTER_IPV6_BYTES : OUTER_IPV4_BYTES;
+    const innerBytes = active >= 0 ? paths.innerBytes(DATA_OVERHEAD_BYTES) : peer.maxPacketBytes;
+    const same = active === peer.toldPath && innerBytes === peer.maxPacketBytes && mtuBytes === peer.toldMtuBytes;
+    if (same && !paths.takeActiveChanged()) return;
     const hadNone = peer.toldPath < 0;
     peer.toldPath = active;
     peer.toldMtuBytes = mtuBytes;
-    if (active >= 0) {
-      const outer = this.#u8[paths.activeName() + NAME_FAMILY] === 6 ? OUTER_IPV6_BYTES : OUTER_IPV4_BYTES;
-      peer.maxPacketBytes = mtuBytes - outer - DATA_OVERHEAD_BYTES;
-      if (hadNone) this.outbound.released(peer);
-    }
+    peer.maxPacketBytes = innerBytes;
+    if (active >= 0 && hadNone) this.outbound.released(peer);
     if (active >= 0) this.#gate.noteKnown(this.#readName(paths.activeName()));
     this.#emit({
       kind: "path",
       peer: peer.slot,
       endpoint: active >= 0 ? this.#readName(paths.activeName()) : undefined,
-      mtuBytes,
+      // what the routes are to follow: the largest inner packet, in terms of this path
+      mtuBytes: active >= 0 ? innerBytes + DATA_OVERHEAD_BYTES + outerBytes : 0,
     });
     const observed = paths.takeObserved();
     if (observed !== undefined) this.#emit({ kind: "observed", peer: peer.slot, endpoint: observed });
@@ -684,7 +688,9 @@ export class Engine {
     const paths = peer.paths;
     const datagramBytes = peer.maxPacketBytes + DATA_OVERHEAD_BYTES;
     const before = peer.burst.fallbacks;
-    peer.burst.update(this.#nowMs, paths.rateBps, datagramBytes, paths.lossRatio);
+    // an empty queue and an unhurried path mean that the rate is the application's, which must not look like a slow path
+    const limited = peer.queue.packets > 0 || paths.isLimited;
+    peer.burst.update(this.#nowMs, limited ? paths.rateBps : 0, datagramBytes, paths.lossRatio);
     if (peer.burst.fallbacks !== before) this.stats.add(Counter.gsoFallbacks, 1);
     const bytesPerMs = paths.rateBps / 8_000;
     if (bytesPerMs <= 0) return;

@@ -26,7 +26,7 @@ import type { PeerState } from "./peer.ts";
 import { type AeadPort, type TunPort, type UdpPort, VNET_HEADER_BYTES } from "./ports.ts";
 import type { PacketQueues } from "./queues.ts";
 import type { RouteTable } from "./routes.ts";
-import { Counter, PeerField, type PlaneStats, Stage } from "./stats.ts";
+import { Counter, PeerField, type PlaneStats } from "./stats.ts";
 
 const TCP = 6;
 const UDP = 17;
@@ -74,7 +74,6 @@ class Batch {
   gsoRetryMs = 0;
   /** IP bytes inside, for statistics. */
   payloadBytes = 0;
-  startedMs = 0;
 
   constructor(family: 4 | 6, base: number, name: number) {
     this.family = family;
@@ -539,7 +538,6 @@ export class Outbound {
     if (batch.count === 0) {
       batch.peer = peer;
       batch.segmentBytes = datagramBytes;
-      batch.startedMs = this.nowMs;
       batch.ecn = ecn;
       this.#u8.copyWithin(batch.name, name, name + NAME_BYTES);
       this.#u8[batch.name + NAME_ECN] = ecn;
@@ -683,7 +681,6 @@ export class Outbound {
       peer.unansweredSendMs = this.nowMs;
       this.#deps.rescheduled(peer);
     }
-    this.#stats.record(Stage.TUN_TO_UDP, this.nowMs - batch.startedMs);
   }
 
   #reset(batch: Batch): void {

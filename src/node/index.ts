@@ -303,7 +303,7 @@ class NodeProcess implements WeftNode {
     const delivered = await this.#runtime?.leave();
     if (delivered === false) this.#log.warn("no other member has heard that this node left; revoke it there");
     await this.#runtime?.flush();
-    await this.#storage?.write([{ kind: "forget" }]);
+    await this.#storage?.write([{ kind: "forget", except: [OWN_TIMESTAMP_KEY] }]);
   }
 
   async #configureInterface(): Promise<void> {

@@ -40,8 +40,14 @@ test("what was written is there after a restart, in order and once", async () =>
     contents.timestamps.map((row) => Buffer.from(row.value).toString()),
     ["t2"],
   );
-  await second.write([{ kind: "meta", key: "k", value: undefined }, { kind: "forget" }]);
-  assert.deepEqual((await second.load()).statements, []);
+  await second.write([
+    { kind: "meta", key: "k", value: undefined },
+    { kind: "meta", key: "mine", value: utf8("kept") },
+    { kind: "forget", except: ["mine"] },
+  ]);
+  const left = await second.load();
+  assert.deepEqual(left.statements, []);
+  assert.deepEqual([...left.meta.keys()], ["mine"]);
   await second.close();
 });
 

@@ -20,8 +20,8 @@ export type Mutation =
   | { readonly kind: "timestamp"; readonly key: Uint8Array; readonly value: Uint8Array; readonly atMs: number }
   /** A named value; undefined removes it. */
   | { readonly kind: "meta"; readonly key: string; readonly value: Uint8Array | undefined }
-  /** Removes everything that belongs to the network, keeps nothing but the schema. */
-  | { readonly kind: "forget" };
+  /** Removes everything that belongs to the network. What belongs to the identity stays: peers remember its handshake timestamps. */
+  | { readonly kind: "forget"; readonly except: readonly string[] };
 
 /** Everything, as read at start; the caller owns the arrays. */
 export interface StoreContents {
@@ -66,6 +66,7 @@ export class Store {
           `DELETE FROM timestamps WHERE key IN (SELECT key FROM timestamps ORDER BY at DESC LIMIT -1 OFFSET ${MAX_TIMESTAMPS})`,
         ),
         meta: database.prepare("INSERT OR REPLACE INTO meta VALUES (?, ?)"),
+        forget: database.prepare("DELETE FROM meta WHERE key NOT IN (SELECT value FROM json_each(?))"),
         metaRemove: database.prepare("DELETE FROM meta WHERE key = ?"),
       };
     } catch (cause) {
@@ -125,7 +126,8 @@ export class Store {
           ? run("metaRemove", mutation.key)
           : run("meta", mutation.key, mutation.value);
       case "forget":
-        this.#database.exec("DELETE FROM meta; DELETE FROM statements; DELETE FROM timestamps");
+        this.#database.exec("DELETE FROM statements; DELETE FROM timestamps");
+        return run("forget", JSON.stringify(mutation.except));
     }
   }
 }

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import { compare, toHex } from "../base/bytes.ts";
+import { timestampWallMs } from "../session/handshake.ts";
 import type { Mutation } from "./store.ts";
 import { OWN_TIMESTAMP_KEY, StoredTimestamps } from "./timestamps.ts";
 
@@ -68,4 +69,13 @@ test("the newest accepted timestamp of a peer survives a restart once it is flus
   assert.equal(timestamps.nextTimeout(), Infinity);
   assert.deepEqual(store.open().last(key), value);
   assert.equal(store.open().last(new Uint8Array(32)), undefined);
+});
+
+test("restarts in a row never run further ahead of the clock than one reserve", () => {
+  const store = new FakeStore();
+  const wallMs = 1_700_000_000_000;
+  for (let i = 0; i < 100; i++) {
+    const next = store.open().nextOwn(wallMs + i);
+    assert.ok(timestampWallMs(next) < wallMs + 61_000);
+  }
 });

@@ -13,6 +13,7 @@ import type { Mutation } from "./store.ts";
 export const OWN_TIMESTAMP_KEY = "timestamp-high-water";
 /** How far ahead of use the high-water mark is written. */
 const RESERVE_MS = 60_000;
+const RESERVE_AHEAD_MS = 1;
 const FLUSH_MS = 2000;
 const MAX_REMEMBERED = 65_536;
 
@@ -46,7 +47,9 @@ export class StoredTimestamps implements Timestamps {
     const wall = encodeTimestamp(wallMs);
     this.#own = compare(wall, this.#own) > 0 ? wall : nextTimestamp(this.#own);
     if (compare(this.#own, this.#reserved) >= 0) {
-      this.#reserved = encodeTimestamp(timestampWallMs(this.#own) + RESERVE_MS);
+      // ahead of the clock they advance by a nanosecond each: a little is enough, and restarts in a row do not add up
+      const untilMs = Math.max(wallMs + RESERVE_MS, timestampWallMs(this.#own) + RESERVE_AHEAD_MS);
+      this.#reserved = encodeTimestamp(untilMs);
       this.#persist([{ kind: "meta", key: OWN_TIMESTAMP_KEY, value: this.#reserved }]);
     }
     return this.#own;

@@ -127,6 +127,7 @@ export class Delivery {
     if (path.state !== PathState.ALIVE) return;
     path.misses = 0;
     path.lastProvenMs = nowMs;
+    path.calmDown(nowMs);
     path.reason = PathReason.REPORTED;
     if (path.slot === set.duplicate) {
       this.#failOver(nowMs);
@@ -135,6 +136,7 @@ export class Delivery {
     if (path.suspectSinceMs >= 0) {
       path.suspectSinceMs = -1;
       set.counters.falseAlarms++;
+      path.falseAlarm(nowMs);
       if (isActive) {
         set.duplicate = -1;
         this.#chooser.moveAtMs = Infinity;

@@ -66,6 +66,10 @@ export interface PathFigures {
   readonly ceCount: number;
 }
 
+const PATIENCE_MIN_MS = 20;
+const PATIENCE_MAX_MS = 160;
+const PATIENCE_LIFE_MS = 10_000;
+
 export class Path {
   /** Place in the set and slab offset of its name block, both for life. */
   readonly slot: number;
@@ -119,6 +123,9 @@ export class Path {
   /** Oldest data sent that no report covers, −1 = none. */
   unreportedSinceMs = -1;
   /** Since when delivery is in doubt, −1 = it is not. */
+  /** Allowance for late reports, 20–160 ms. */
+  patienceMs: number = PATIENCE_MIN_MS;
+  patienceSinceMs = 0;
   suspectSinceMs = -1;
   /** Last answer or report about it. */
   lastProvenMs = -1;
@@ -216,7 +223,23 @@ export class Path {
   /** How long data may stay unreported before delivery is in doubt, ms; Infinity while the round trip is unknown. */
   get deliveryBoundMs(): number {
     const rttMs = this.rtt.smoothedMs;
-    return rttMs < 0 || !this.announced ? Infinity : rttMs + 2 * this.reportIntervalMs + 20;
+    return rttMs < 0 || !this.announced ? Infinity : rttMs + 2 * this.reportIntervalMs + this.patienceMs;
+  }
+
+  /**
+   * The doubt was unfounded: an end that is short of processor time reports late. The allowance doubles, up to a bound that keeps a gap below
+   * the shortest retransmission time-out of TCP, and halves again with every ten quiet seconds.
+   */
+  falseAlarm(nowMs: number): void {
+    this.patienceMs = Math.min(PATIENCE_MAX_MS, this.patienceMs * 2);
+    this.patienceSinceMs = nowMs;
+  }
+
+  /** @see falseAlarm */
+  calmDown(nowMs: number): void {
+    if (this.patienceMs === PATIENCE_MIN_MS || nowMs - this.patienceSinceMs < PATIENCE_LIFE_MS) return;
+    this.patienceMs = Math.max(PATIENCE_MIN_MS, this.patienceMs / 2);
+    this.patienceSinceMs = nowMs;
   }
 }
 

@@ -129,6 +129,33 @@ export class PeerPaths {
     return set.active < 0 ? PMTU_BASE_BYTES : set.paths[set.active]!.mtu.mtuBytes;
   }
 
+  /**
+   * Largest packet inside the tunnel, bytes: what fits the active path and, so that a change of path does not have to shrink what is already
+   * under way, every other usable path that takes at least nine tenths of that.
+   * @param overheadBytes of sealing, without the outer IP and UDP headers
+   */
+  innerBytes(overheadBytes: number): number {
+    const set = this.#set;
+    if (set.active < 0) return PMTU_BASE_BYTES - overheadBytes;
+    const current = set.paths[set.active]!;
+    const own = current.mtu.mtuBytes - set.outerBytes(current) - overheadBytes;
+    let least = own;
+    for (const path of set.paths) {
+      if (!path.used || path.state !== PathState.ALIVE) continue;
+      const bytes = path.mtu.mtuBytes - set.outerBytes(path) - overheadBytes;
+      if (bytes < least && bytes >= own * 0.9) least = bytes;
+    }
+    return least;
+  }
+
+  /** True while something says that the active path itself is the limit: it loses packets, or they queue up in it. */
+  get isLimited(): boolean {
+    const set = this.#set;
+    if (set.active < 0) return false;
+    const path = set.paths[set.active]!;
+    return path.loss.ratio > 0.001 || path.rtt.smoothedMs > 2 * path.rtt.baselineMs + 5;
+  }
+
   /** Delivery rate of the active path, bits per second; 0 = unknown. */
   get rateBps(): number {
     const set = this.#set;

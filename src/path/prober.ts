@@ -146,6 +146,7 @@ export class Prober {
     if (path.suspectSinceMs >= 0 && sentMs >= path.suspectSinceMs) {
       // Asked in the moment of doubt or after it, and answered: a false alarm.
       set.counters.falseAlarms++;
+      path.falseAlarm(nowMs);
       path.probation = 0;
       path.suspectSinceMs = -1;
       if (path.slot === set.active) {

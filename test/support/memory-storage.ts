@@ -30,7 +30,11 @@ export class MemoryStorage implements Storage {
         this.#timestamps.set(toHex(mutation.key), { key: mutation.key, value: mutation.value });
       else if (mutation.kind === "meta" && mutation.value !== undefined) this.#meta.set(mutation.key, mutation.value);
       else if (mutation.kind === "meta") this.#meta.delete(mutation.key);
-      else for (const map of [this.#statements, this.#timestamps, this.#meta]) map.clear();
+      else {
+        this.#statements.clear();
+        this.#timestamps.clear();
+        for (const key of this.#meta.keys()) if (!mutation.except.includes(key)) this.#meta.delete(key);
+      }
     }
     return Promise.resolve();
   }
