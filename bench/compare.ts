@@ -81,7 +81,7 @@ export async function playRounds(
         const atSeconds = (performance.now() - start) / 1_000;
         const readings = await readOne(contender, measure, options.seconds);
         entries.push({ round, subject: contender.name, measure: measure.id, atSeconds, readings });
-        const main = readings[(measure.figures[0] as Figure).id];
+        const main = readings[measure.figures[0].id];
         say(
           `round ${round + 1}/${options.rounds} ${measure.id} ${contender.name} ${isNumber(main) ? figure(main) : `n/a: ${(main as { why: string }).why}`}`,
         );

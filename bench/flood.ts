@@ -109,7 +109,7 @@ class Generator {
   }
 
   #capturedBatch(kind: FloodKind, source: readonly Buffer[]): Batch {
-    const model = source[this.#random(source.length)] as Buffer;
+    const model = source[this.#random(source.length)];
     const segmentBytes = kind === "truncated" ? 1 + this.#random(model.length - 1) : model.length;
     // The segments of one train have one size, so a batch takes packets that are that long, or longer and cut.
     const alike = source.filter((packet) =>
@@ -117,7 +117,7 @@ class Generator {
     );
     const offset = this.#slab.allocate(segmentBytes * SEGMENTS);
     for (let segment = 0; segment < SEGMENTS; segment++) {
-      const packet = alike[this.#random(alike.length)] as Buffer;
+      const packet = alike[this.#random(alike.length)];
       this.#slab.u8.set(packet.subarray(0, segmentBytes), offset + segment * segmentBytes);
       if (kind !== "mutated") continue;
       for (let bits = 1 + this.#random(8); bits > 0; bits--)
@@ -159,16 +159,16 @@ class Generator {
   #flip(offset: number, bit: number): void {
     if (bit < 0) return;
     const at = offset + (bit >> 3);
-    this.#slab.u8[at] = (this.#slab.u8[at] as number) ^ (1 << (bit & 7));
+    this.#slab.u8[at] = this.#slab.u8[at] ^ (1 << (bit & 7));
   }
 
   /** Moves the changed bit of every datagram elsewhere. */
   #mutate({ offset, segmentBytes, segments, changed }: Batch): void {
     for (let segment = 0; segment < segments; segment++) {
       const at = offset + segment * segmentBytes;
-      this.#flip(at, changed[segment] as number);
+      this.#flip(at, changed[segment]);
       changed[segment] = this.#random(segmentBytes * 8);
-      this.#flip(at, changed[segment] as number);
+      this.#flip(at, changed[segment]);
     }
   }
 
@@ -194,7 +194,7 @@ class Generator {
         Atomics.wait(sleeper, 0, 0, TICK_MS);
         continue;
       }
-      const batch = batches[next++ % batches.length] as Batch;
+      const batch = batches[next++ % batches.length];
       if (sources !== undefined) this.#setSource(sources.first + this.#random(sources.count));
       const accepted = this.#sendBatch(batch, gso);
       sent += accepted;
@@ -262,7 +262,7 @@ function main(): void {
   const count = Math.floor(BATCHES / kinds.length);
   const perKind = kinds.map((one) => generator.batches(one, count, capture, staticKey));
   const batches = Array.from({ length: perKind[0]?.length ?? 0 }, (_, index) =>
-    perKind.map((one) => one[index] as Batch),
+    perKind.map((one) => one[index]),
   ).flat();
   writeSync(1, "started\n");
   const result = generator.run(

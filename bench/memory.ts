@@ -116,9 +116,7 @@ async function measure(subject: Subject, options: MemoryOptions, notes: string[]
     process.stderr.write(`${subject.name}: idle for ${options.idleSeconds} s\n`);
     const before = sides.map(({ pid }) => cpuSeconds(pid as number));
     await sleep(options.idleSeconds * 1_000);
-    const idle = sides.map(
-      ({ pid }, index) => (cpuSeconds(pid as number) - (before[index] as number)) / options.idleSeconds,
-    );
+    const idle = sides.map(({ pid }, index) => (cpuSeconds(pid as number) - before[index]) / options.idleSeconds);
     const samples = sides.map((): (readonly [number, number])[] => []);
     const start = performance.now();
     const sampler = setInterval(() => {
@@ -138,7 +136,7 @@ async function measure(subject: Subject, options: MemoryOptions, notes: string[]
       clearInterval(sampler);
     }
     return sides.map(({ side }, index) =>
-      summarise(subject.name, side, idle[index] as number, startBytes[index] as number, samples[index] ?? []),
+      summarise(subject.name, side, idle[index], startBytes[index], samples[index] ?? []),
     );
   } finally {
     await hosts.lab.close();

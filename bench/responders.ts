@@ -137,7 +137,7 @@ class Crowd {
       const now = clock();
       const due = Math.min(this.#responders.length, ((now.nowMs - start) / 1_000) * perSecond);
       for (; begun < due; begun++) {
-        const responder = this.#responders[begun] as Responder;
+        const responder = this.#responders[begun];
         responder.sessions.connect(now, FOUNDER_SLOT);
         this.#act(now, responder);
       }

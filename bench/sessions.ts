@@ -130,5 +130,5 @@ async function onlinePeers(node: WeftNode): Promise<number> {
 async function idleShares(pids: readonly number[], seconds = 10): Promise<number[]> {
   const before = pids.map(cpuSeconds);
   await new Promise((resolve) => setTimeout(resolve, seconds * 1_000));
-  return pids.map((pid, index) => (cpuSeconds(pid) - (before[index] as number)) / seconds);
+  return pids.map((pid, index) => (cpuSeconds(pid) - before[index]) / seconds);
 }

@@ -126,7 +126,7 @@ function prepare(slab: Slab): Workbench {
       for (let i = 0; i < 4; i++) {
         udp.send(packet, 46 * 1400, 1400, toUdp);
         let bytes = 0;
-        while (udp.receive(4, 1) > 0) bytes += udp.messageBytes[0] as number;
+        while (udp.receive(4, 1) > 0) bytes += udp.messageBytes[0];
         if (bytes !== 46 * 1400) throw new Error(`${bytes} bytes of a train arrived`);
       }
     },
@@ -166,7 +166,7 @@ function measure(line: Line): number {
 }
 
 function median(values: readonly number[]): number {
-  return values.toSorted((a, b) => a - b)[values.length >> 1] as number;
+  return values.toSorted((a, b) => a - b)[values.length >> 1];
 }
 
 const memories = { low: createPacketMemory(8 << 20), ordinary: new ArrayBuffer(8 << 20) };
@@ -175,7 +175,7 @@ const ordinary = prepare(new Slab(memories.ordinary));
 const rows = low.lines.map((line) => ({ name: line.name, low: [] as number[], ordinary: [] as number[] }));
 for (let round = -1; round < ROUNDS; round++) {
   for (const [i, row] of rows.entries()) {
-    const figures = { low: measure(low.lines[i] as Line), ordinary: measure(ordinary.lines[i] as Line) };
+    const figures = { low: measure(low.lines[i]), ordinary: measure(ordinary.lines[i]) };
     // round −1 warms up
     if (round < 0) continue;
     row.low.push(figures.low);

@@ -223,7 +223,12 @@ export class EnginePair {
     if (now.nowMs >= node.sessions.nextTimeout()) node.sessions.handleTimeout(now);
     for (let output = node.sessions.pollOutput(); output !== undefined; output = node.sessions.pollOutput()) {
       if (output.kind === "inner") node.commands.push({ ...output, flags: 0, aux: 0 });
-      else if (output.kind === "transmit" || output.kind === "install" || output.kind === "activate" || output.kind === "retire") {
+      else if (
+        output.kind === "transmit" ||
+        output.kind === "install" ||
+        output.kind === "activate" ||
+        output.kind === "retire"
+      ) {
         node.commands.push(output);
       }
     }
@@ -232,7 +237,8 @@ export class EnginePair {
 
   #control(node: EngineNode, event: PlaneEvent, now: { nowMs: number; wallMs: number }): void {
     if (event.kind === "handshake") node.sessions.handleHandshake(now, event.datagram, event.from);
-    else if (event.kind === "inner") node.sessions.handleInner(now, event.peer, event.epochId, event.innerKind, event.payload);
+    else if (event.kind === "inner")
+      node.sessions.handleInner(now, event.peer, event.epochId, event.innerKind, event.payload);
     else if (event.kind === "proof") node.sessions.handleProof(now, event.peer, event.epochId);
     else if (event.kind === "needSession") node.sessions.connect(now, event.peer);
     else if (event.kind === "silent") node.sessions.handleSilence(now, event.peer);
@@ -255,7 +261,9 @@ export class EnginePair {
   }
 
   #deliver(): void {
-    const due = this.#flying.filter((one) => one.atMs <= this.nowMs).sort((x, y) => x.atMs - y.atMs || x.order - y.order);
+    const due = this.#flying
+      .filter((one) => one.atMs <= this.nowMs)
+      .toSorted((x, y) => x.atMs - y.atMs || x.order - y.order);
     this.#flying = this.#flying.filter((one) => one.atMs > this.nowMs);
     for (const one of due) {
       const node = [this.a, this.b].find((candidate) => candidate.address === one.to);

@@ -237,6 +237,11 @@ export class PlainMac implements MacPort {
   compute(handle: number, source: number, bytes: number, target: number): void {
     const key = this.#keys.get(handle) as Uint8Array;
     const u8 = this.#slab.u8;
-    u8.set(createHmac("sha256", key).update(u8.slice(source, source + bytes)).digest(), target);
+    u8.set(
+      createHmac("sha256", key)
+        .update(u8.slice(source, source + bytes))
+        .digest(),
+      target,
+    );
   }
 }

@@ -171,7 +171,7 @@ export class SimNode {
     const plain = at + DATA_HEADER_BYTES;
     if (!this.aead.open(epoch.openHandle, low, high, plain, bytes, plain)) return Drop.AUTH;
     const first = this.epochs.accept(epoch, nowMs, low, high);
-    return { epoch, first, kind: u8[plain] as number, payload: u8.slice(plain + INNER_HEADER_BYTES, plain + bytes) };
+    return { epoch, first, kind: u8[plain], payload: u8.slice(plain + INNER_HEADER_BYTES, plain + bytes) };
   }
 }
 
@@ -258,9 +258,7 @@ export class SessionPair {
         bootId: this.#boots++,
         ...(this.#options.times === undefined ? {} : { times: this.#options.times }),
         ...(this.#options.pq === undefined ? {} : { pq: this.#options.pq }),
-        ...(this.#options.capabilities === undefined
-          ? {}
-          : { capabilities: this.#options.capabilities[index] as number }),
+        ...(this.#options.capabilities === undefined ? {} : { capabilities: this.#options.capabilities[index] }),
       },
     );
   }
@@ -273,8 +271,8 @@ export class SessionPair {
     events.push(event);
     while (position > 0) {
       const above = (position - 1) >> 1;
-      if (!before(event, events[above] as Event)) break;
-      events[position] = events[above] as Event;
+      if (!before(event, events[above])) break;
+      events[position] = events[above];
       position = above;
     }
     events[position] = event;
@@ -332,7 +330,7 @@ export class SessionPair {
       if (eventMs <= timerMs) this.#take().run();
       else for (const node of [this.a, this.b]) this.#timers(node);
       for (const [i, node] of [this.a, this.b].entries()) {
-        if ((this.established[i] as number) > 0 && !this.#usable(node)) this.withoutEpoch++;
+        if (this.established[i] > 0 && !this.#usable(node)) this.withoutEpoch++;
       }
     }
   }
@@ -404,7 +402,7 @@ export class SessionPair {
     const { network, random } = this;
     const copies = random.unit() < network.duplicate ? 2 : 1;
     for (let i = 0; i < copies; i++) {
-      const lost = random.unit() < network.loss || random.unit() < (this.cut[from === this.a ? 0 : 1] as number);
+      const lost = random.unit() < network.loss || random.unit() < this.cut[from === this.a ? 0 : 1];
       const delayMs = network.minDelayMs + random.unit() * (network.maxDelayMs - network.minDelayMs);
       if (!lost) this.at(this.nowMs + delayMs, () => this.deliver(this.other(from), datagram, from.endpoint));
     }
@@ -455,16 +453,16 @@ export class SessionPair {
 
   #take(): Event {
     const events = this.#events;
-    const first = events[0] as Event;
+    const first = events[0];
     const last = events.pop() as Event;
     if (events.length === 0) return first;
     let position = 0;
     for (;;) {
       let below = position * 2 + 1;
       if (below >= events.length) break;
-      if (below + 1 < events.length && before(events[below + 1] as Event, events[below] as Event)) below++;
-      if (!before(events[below] as Event, last)) break;
-      events[position] = events[below] as Event;
+      if (below + 1 < events.length && before(events[below + 1], events[below])) below++;
+      if (!before(events[below], last)) break;
+      events[position] = events[below];
       position = below;
     }
     events[position] = last;

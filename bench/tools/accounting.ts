@@ -75,7 +75,7 @@ async function countKernel(drops: Map<string, number>, end: string, host: Host, 
       drops.set(`${end} ${queue.dev === tunnelDevice ? "tun" : queue.dev} qdisc ${queue.kind}`, queue.drops ?? 0);
   }
   const snmp = await host.must("cat", ["/proc/net/snmp"]);
-  const [names = [], values = []] = [...snmp.matchAll(/^Udp: (.*)$/gm)].map((match) => (match[1] as string).split(" "));
+  const [names = [], values = []] = [...snmp.matchAll(/^Udp: (.*)$/gm)].map((match) => match[1].split(" "));
   drops.set(`${end} udp sockets`, Number(values[names.indexOf("RcvbufErrors")]));
 }
 

@@ -4,7 +4,7 @@
 export function quantile(sorted: readonly number[], share: number): number {
   if (sorted.length === 0) return Number.NaN;
   const rank = Math.ceil(share * sorted.length) - 1;
-  return sorted[Math.min(sorted.length - 1, Math.max(0, rank))] as number;
+  return sorted[Math.min(sorted.length - 1, Math.max(0, rank))];
 }
 
 export function ascending(values: Iterable<number>): number[] {
@@ -16,8 +16,8 @@ export function median(values: readonly number[]): number {
   const sorted = ascending(values);
   const half = sorted.length >> 1;
   if (sorted.length === 0) return Number.NaN;
-  if (sorted.length % 2 === 1) return sorted[half] as number;
-  return ((sorted[half - 1] as number) + (sorted[half] as number)) / 2;
+  if (sorted.length % 2 === 1) return sorted[half];
+  return (sorted[half - 1] + sorted[half]) / 2;
 }
 
 export function mean(values: readonly number[]): number {

@@ -71,7 +71,7 @@ test("histogram buckets are powers of two microseconds and keep the exact sum", 
   for (const ms of [0, 0.0005, 0.001, 0.003, 1, 100, -1]) recordHistogram(cells, 1, ms);
   assert.equal(cells[0], 0);
   assert.equal(cells[1], 7);
-  assert.equal(Math.round(cells[2] as number), 101005);
+  assert.equal(Math.round(cells[2]), 101005);
   assert.equal(cells[3], 3);
   assert.equal(cells[4], 1);
   assert.equal(cells[5], 1);
@@ -96,13 +96,16 @@ test("slab blocks never overlap, come back, and run out with a name", () => {
   for (let i = 0; i < 8; i++) taken.add(pool.take());
   assert.equal(taken.size, 8);
   assert.equal(pool.take(), 0);
-  const sorted = [...taken].sort((x, y) => x - y);
-  for (let i = 1; i < 8; i++) assert.ok((sorted[i] as number) - (sorted[i - 1] as number) >= 100);
-  pool.give(sorted[3] as number);
+  const sorted = [...taken].toSorted((x, y) => x - y);
+  for (let i = 1; i < 8; i++) assert.ok(sorted[i] - sorted[i - 1] >= 100);
+  pool.give(sorted[3]);
   assert.equal(pool.take(), sorted[3]);
   assert.throws(() => slab.allocate(10_000), { code: "SLAB_FULL" });
 });
 
 test("drop reasons are a gapless list", () => {
-  assert.deepEqual(Object.values(Drop), DROP_NAMES.map((_, i) => i));
+  assert.deepEqual(
+    Object.values(Drop),
+    DROP_NAMES.map((_, i) => i),
+  );
 });

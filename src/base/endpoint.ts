@@ -40,14 +40,16 @@ export function formatAddress(bytes16: Uint8Array): string {
 export function parseEndpoint(text: string): Endpoint | undefined {
   const match = /^(?:\[([0-9a-fA-F:.]+)\]|([0-9.]+)):(\d{1,5})$/.exec(text);
   if (match === null) return undefined;
-  const bytes = parseAddress((match[1] ?? match[2]) as string);
+  const bytes = parseAddress(match[1] ?? match[2]);
   const port = Number(match[3]);
   if (bytes === undefined || port < 1 || port > 65535) return undefined;
   return { address: formatAddress(bytes), port };
 }
 
 export function formatEndpoint(endpoint: Endpoint): string {
-  return endpoint.address.includes(":") ? `[${endpoint.address}]:${endpoint.port}` : `${endpoint.address}:${endpoint.port}`;
+  return endpoint.address.includes(":")
+    ? `[${endpoint.address}]:${endpoint.port}`
+    : `${endpoint.address}:${endpoint.port}`;
 }
 
 /** @throws TypeError when endpoint.address is no address (endpoints come from the functions above) */
@@ -65,6 +67,6 @@ export function endpointToBytes(endpoint: Endpoint): Uint8Array {
 export function endpointFromBytes(bytes: Uint8Array, offset = 0): Endpoint {
   return {
     address: formatAddress(bytes.subarray(offset, offset + 16)),
-    port: (bytes[offset + 16] as number) | ((bytes[offset + 17] as number) << 8),
+    port: bytes[offset + 16] | (bytes[offset + 17] << 8),
   };
 }

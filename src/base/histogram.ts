@@ -12,17 +12,17 @@ export function recordHistogram(cells: Float64Array, base: number, durationMs: n
   const whole = micros | 0;
   let bucket = whole === 0 ? 0 : 32 - Math.clz32(whole);
   if (bucket >= HISTOGRAM_BUCKETS || micros >= 2147483647) bucket = HISTOGRAM_BUCKETS - 1;
-  cells[base] = (cells[base] as number) + 1;
-  cells[base + 1] = (cells[base + 1] as number) + micros;
-  cells[base + 2 + bucket] = (cells[base + 2 + bucket] as number) + 1;
+  cells[base] = cells[base] + 1;
+  cells[base + 1] = cells[base + 1] + micros;
+  cells[base + 2 + bucket] = cells[base + 2 + bucket] + 1;
 }
 
 /** @returns an upper bound in microseconds of the given quantile (0–1), 0 when nothing was recorded */
 export function histogramQuantile(cells: Float64Array, base: number, quantile: number): number {
-  const count = cells[base] as number;
+  const count = cells[base];
   let seen = 0;
   for (let i = 0; i < HISTOGRAM_BUCKETS; i++) {
-    seen += cells[base + 2 + i] as number;
+    seen += cells[base + 2 + i];
     if (count > 0 && seen >= count * quantile) return 2 ** i;
   }
   return 0;

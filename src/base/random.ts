@@ -26,16 +26,16 @@ export class SeededRandom implements Random {
 
   u32(): number {
     const s = this.#state;
-    const s1 = s[1] as number;
+    const s1 = s[1];
     const product = Math.imul(s1, 5);
     const result = Math.imul((product << 7) | (product >>> 25), 9) >>> 0;
     const t = s1 << 9;
-    s[2] = (s[2] as number) ^ (s[0] as number);
-    s[3] = (s[3] as number) ^ s1;
-    s[1] = s1 ^ (s[2] as number);
-    s[0] = (s[0] as number) ^ (s[3] as number);
-    s[2] = (s[2] as number) ^ t;
-    const s3 = s[3] as number;
+    s[2] = s[2] ^ s[0];
+    s[3] = s[3] ^ s1;
+    s[1] = s1 ^ s[2];
+    s[0] = s[0] ^ s[3];
+    s[2] = s[2] ^ t;
+    const s3 = s[3];
     s[3] = (s3 << 11) | (s3 >>> 21);
     return result;
   }

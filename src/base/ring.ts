@@ -67,7 +67,7 @@ export class ByteRing {
     this.#view.setUint32(at, length, true);
     const target = at + 4;
     const u8 = this.#u8;
-    if (length <= 64) for (let i = 0; i < length; i++) u8[target + i] = source[offset + i] as number;
+    if (length <= 64) for (let i = 0; i < length; i++) u8[target + i] = source[offset + i];
     else u8.set(offset === 0 && source.length === length ? source : source.subarray(offset, offset + length), target);
     let next = at + need;
     if (next >= this.#capacity) next = 0;

@@ -60,7 +60,7 @@ export class BlockPool {
   /** @returns a block's offset, or 0 when the pool is empty */
   take(): number {
     if (this.#freeCount === 0) return 0;
-    return this.#free[--this.#freeCount] as number;
+    return this.#free[--this.#freeCount];
   }
 
   /** @param offset one that take() returned and that was not given back since */

@@ -31,7 +31,7 @@ export function decodeIdentityFile(text: string): Identity {
   const [first, id, seedLine, checkLine] = lines;
   if (lines.length !== 4 || first !== FIRST_LINE) throw damaged("its layout is not that of an identity file");
   if (checkLine !== `check ${check(`${first}\n${id}\n${seedLine}\n`)}`) throw damaged("its checksum does not match");
-  const seed = seedLine?.startsWith("seed ") === true ? decodeBase32(seedLine.slice(5)) : undefined;
+  const seed = seedLine?.startsWith("seed ") ? decodeBase32(seedLine.slice(5)) : undefined;
   if (seed === undefined || seed.length !== SEED_BYTES) throw damaged("its seed is not 32 bytes of base32");
   const identity = new Identity(seed);
   if (!equal(utf8(`id ${formatNodeId(identity.nodeId)}`), utf8(id ?? "")))

@@ -87,7 +87,7 @@ test("a node id survives its text form, and one wrong character is noticed", () 
       assert.deepEqual(parseNodeId(text), id);
       assert.deepEqual(parseNodeId(text.toUpperCase()), id);
       const alphabet = "abcdefghijklmnopqrstuvwxyz234567";
-      const other = alphabet[(alphabet.indexOf(text[2 + at] as string) + 1 + step) % 32] as string;
+      const other = alphabet[(alphabet.indexOf(text[2 + at]) + 1 + step) % 32];
       assert.equal(parseNodeId(text.slice(0, 2 + at) + other + text.slice(3 + at)), undefined);
       assert.equal(parseNodeId(text.slice(0, -1)), undefined);
     }),
@@ -102,7 +102,7 @@ test("node addresses lie in the network's /48, subnet 0, and differ by node and 
   assert.deepEqual(address.slice(6, 8), new Uint8Array(2));
   assert.notDeepEqual(nodeAddress(NETWORK, NETWORK), address);
   const sibling = Uint8Array.from(NETWORK);
-  sibling[31] = (sibling[31] as number) ^ 1;
+  sibling[31] = sibling[31] ^ 1;
   assert.notDeepEqual(
     nodeAddress(sibling, id).slice(8),
     address.slice(8),
@@ -131,7 +131,7 @@ test("the identity file survives, and any damage is one clear error", () => {
   damaged(
     text
       .split("\n")
-      .map((line, i) => (line.startsWith("id ") ? (other[i] as string) : line))
+      .map((line, i) => (line.startsWith("id ") ? other[i] : line))
       .join("\n"),
   );
 });

@@ -40,8 +40,8 @@ export class Identity {
     this.nodeId = createPublicKey(this.#signingKey).export({ format: "raw-public" });
     const digest = createHash("sha512").update(this.seed).digest();
     const secret = digest.subarray(0, 32);
-    secret[0] = (secret[0] as number) & 248;
-    secret[31] = ((secret[31] as number) & 127) | 64;
+    secret[0] = secret[0] & 248;
+    secret[31] = (secret[31] & 127) | 64;
     this.staticKeys = new X25519KeyPair(secret);
     zeroise(digest);
   }

@@ -41,7 +41,7 @@ export class ReplayWindow {
     if (behind < 0) return Drop.NONE;
     if (behind > this.#mask) return Drop.OLD;
     const at = low & this.#mask;
-    return ((this.#bits[at >>> 5] as number) >>> (at & 31)) & 1 ? Drop.REPLAY : Drop.NONE;
+    return (this.#bits[at >>> 5] >>> (at & 31)) & 1 ? Drop.REPLAY : Drop.NONE;
   }
 
   /** HOT. Only for a counter that check() just let pass and whose packet authenticated. */
@@ -52,10 +52,10 @@ export class ReplayWindow {
     if (ahead > 0) {
       if (ahead > this.#mask) this.#bits.fill(0);
       else if (ahead > 1) this.#clear((at - ahead + 1) & this.#mask, ahead);
-      else this.#bits[at >>> 5] = (this.#bits[at >>> 5] as number) & ~(1 << (at & 31));
+      else this.#bits[at >>> 5] = this.#bits[at >>> 5] & ~(1 << (at & 31));
       this.#top = counter;
     }
-    this.#bits[at >>> 5] = (this.#bits[at >>> 5] as number) | (1 << (at & 31));
+    this.#bits[at >>> 5] = this.#bits[at >>> 5] | (1 << (at & 31));
   }
 
   /** Clears `count` (1 … counters − 1) bits of the ring from `from`. */
@@ -66,7 +66,7 @@ export class ReplayWindow {
       const bit = at & 31;
       const run = Math.min(32 - bit, left);
       const ones = run === 32 ? 0xffffffff : ((1 << run) - 1) << bit;
-      this.#bits[at >>> 5] = (this.#bits[at >>> 5] as number) & ~ones;
+      this.#bits[at >>> 5] = this.#bits[at >>> 5] & ~ones;
       at = (at + run) & this.#mask;
       left -= run;
     }
@@ -89,9 +89,9 @@ export class ReplayWindow {
       const first = this.#top - kept + 1;
       for (let i = 0; i < kept; i++) {
         const from = (first + i) % oldSize;
-        if ((((this.#bits[from >>> 5] as number) >>> (from & 31)) & 1) === 1) continue;
+        if (((this.#bits[from >>> 5] >>> (from & 31)) & 1) === 1) continue;
         const to = (first + i) % size;
-        grown.#bits[to >>> 5] = (grown.#bits[to >>> 5] as number) & ~(1 << (to & 31));
+        grown.#bits[to >>> 5] = grown.#bits[to >>> 5] & ~(1 << (to & 31));
       }
     }
     this.#bits = grown.#bits;

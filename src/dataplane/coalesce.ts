@@ -83,27 +83,31 @@ export class Coalescer {
   add(ip: number, bytes: number, partial: boolean): void {
     const u8 = this.#u8;
     const view = this.#view;
-    const version = (u8[ip] as number) >>> 4;
+    const version = u8[ip] >>> 4;
     let ipBytes = 0;
     let protocol = 0;
     let mergeable = false;
     if (version === 4) {
-      ipBytes = ((u8[ip] as number) & 15) * 4;
-      protocol = u8[ip + 9] as number;
+      ipBytes = (u8[ip] & 15) * 4;
+      protocol = u8[ip + 9];
       mergeable = ipBytes === 20 && (view.getUint16(ip + 6) & 0x3fff) === 0;
     } else {
       ipBytes = 40;
-      protocol = u8[ip + 6] as number;
+      protocol = u8[ip + 6];
       mergeable = true;
     }
     const transport = ip + ipBytes;
     let headerBytes = ipBytes;
     let psh = false;
     if (mergeable && protocol === TCP && this.tcp && bytes >= ipBytes + 20) {
-      headerBytes = ipBytes + ((u8[transport + 12] as number) >>> 4) * 4;
-      const flags = u8[transport + 13] as number;
+      headerBytes = ipBytes + (u8[transport + 12] >>> 4) * 4;
+      const flags = u8[transport + 13];
       psh = flags === TCP_ACK_PSH;
-      mergeable = (flags === TCP_ACK || psh) && headerBytes >= ipBytes + 20 && headerBytes < bytes && ((u8[transport + 12] as number) & 15) === 0;
+      mergeable =
+        (flags === TCP_ACK || psh) &&
+        headerBytes >= ipBytes + 20 &&
+        headerBytes < bytes &&
+        (u8[transport + 12] & 15) === 0;
     } else if (mergeable && protocol === UDP && this.udp && bytes > ipBytes + 8) {
       headerBytes = ipBytes + 8;
       mergeable = view.getUint16(transport + 4) === bytes - ipBytes;
@@ -115,7 +119,8 @@ export class Coalescer {
       this.#writeSingle(ip, bytes, partial, ipBytes, protocol);
       return;
     }
-    if (this.#count > 0 && !this.#ended && this.#append(ip, bytes, partial, ipBytes, headerBytes, protocol, psh)) return;
+    if (this.#count > 0 && !this.#ended && this.#append(ip, bytes, partial, ipBytes, headerBytes, protocol, psh))
+      return;
     this.flush();
     this.#count = 1;
     this.#first = ip;
@@ -208,7 +213,8 @@ export class Coalescer {
       }
     } else {
       // version, traffic class, flow label; next header and hop limit; addresses
-      if (view.getUint32(first) !== view.getUint32(ip) || view.getUint16(first + 6) !== view.getUint16(ip + 6)) return false;
+      if (view.getUint32(first) !== view.getUint32(ip) || view.getUint16(first + 6) !== view.getUint16(ip + 6))
+        return false;
       for (let i = 8; i < 40; i += 4) if (view.getUint32(first + i) !== view.getUint32(ip + i)) return false;
     }
     const a = first + ipBytes;
@@ -265,7 +271,7 @@ export class Coalescer {
       }
       tun.beginWrite();
       tun.addPart(vnet, firstBytes);
-      for (let i = 1; i < count; i++) tun.addPart(this.#partOffset[i] as number, this.#partBytes[i] as number);
+      for (let i = 1; i < count; i++) tun.addPart(this.#partOffset[i], this.#partBytes[i]);
       result = tun.commitWrite();
     }
     if (result === VNET_HEADER_BYTES + totalBytes) {

@@ -129,7 +129,7 @@ export class Engine {
     this.#view = deps.slab.view;
     this.stats = deps.stats;
     this.#nowMs = deps.clock();
-    this.#peers = new Array<PeerState | undefined>(options.maxPeers).fill(undefined);
+    this.#peers = Array.from({ length: options.maxPeers }, () => undefined);
     this.#deadlines = new Float64Array(options.maxPeers).fill(Infinity);
     const maxPacketBytes = Math.max(2_044, options.settings.underlayMtuBytes);
     this.#queues = new PacketQueues(deps.slab, deps.stats, maxPacketBytes);
@@ -327,7 +327,14 @@ export class Engine {
         this.#expected.delete(command.epochId);
         return;
       case "inner":
-        this.#sendInnerCommand(command.peer, command.epochId, command.innerKind, command.flags, command.aux, command.payload);
+        this.#sendInnerCommand(
+          command.peer,
+          command.epochId,
+          command.innerKind,
+          command.flags,
+          command.aux,
+          command.payload,
+        );
         return;
       case "transmit":
         this.#transmit(command.peer, command.to, command.datagram);
@@ -419,7 +426,7 @@ export class Engine {
     const u8 = this.#u8;
     u8.fill(0, offset, offset + NAME_BYTES);
     u8.set(endpoint.subarray(0, 16), offset + NAME_REMOTE);
-    this.#view.setUint16(offset + NAME_PORT, (endpoint[16] as number) | ((endpoint[17] as number) << 8), true);
+    this.#view.setUint16(offset + NAME_PORT, endpoint[16] | (endpoint[17] << 8), true);
     u8[offset + NAME_FAMILY] = isIPv4Mapped(endpoint) ? 4 : 6;
     return offset;
   }
@@ -450,7 +457,14 @@ export class Engine {
     }
   }
 
-  #sendInnerCommand(slot: number, epochId: number, kind: number, flags: number, aux: number, payload: Uint8Array): void {
+  #sendInnerCommand(
+    slot: number,
+    epochId: number,
+    kind: number,
+    flags: number,
+    aux: number,
+    payload: Uint8Array,
+  ): void {
     const peer = this.#peers[slot];
     const epoch = peer === undefined ? undefined : epochId === 0 ? peer.sendEpoch : this.epochs.byId(slot, epochId);
     if (peer === undefined || epoch === undefined || payload.length > 9_000) {
@@ -463,7 +477,8 @@ export class Engine {
       this.stats.add(Counter.sendErrors, 1);
       return;
     }
-    if (payload.length > peer.maxPacketBytes) this.#sendFragments(peer, kind, flags, aux, this.#scratch, payload.length, epoch);
+    if (payload.length > peer.maxPacketBytes)
+      this.#sendFragments(peer, kind, flags, aux, this.#scratch, payload.length, epoch);
     else this.outbound.sendInner(epoch, peer.paths.activeName(), kind, flags, aux, this.#scratch, payload.length);
     peer.lastSentMs = this.#nowMs;
   }
@@ -486,8 +501,8 @@ export class Engine {
     }
     let sent = true;
     for (let i = 0; i < parts; i++) {
-      const at = fragmenter.partOffset[i] as number;
-      const length = fragmenter.partBytes[i] as number;
+      const at = fragmenter.partOffset[i];
+      const length = fragmenter.partBytes[i];
       const name = peer.paths.activeName();
       sent = this.outbound.sendInner(epoch, name, InnerKind.FRAGMENT, 0, aux, at, length) && sent;
       this.stats.add(Counter.fragmentsSent, 1);
@@ -525,7 +540,7 @@ export class Engine {
 
   #handshake(offset: number, bytes: number, name: number): void {
     const stats = this.stats;
-    const kind = classify(this.#u8[offset] as number);
+    const kind = classify(this.#u8[offset]);
     if (kind !== DatagramClass.HANDSHAKE) {
       stats.dropRx(Drop.BAD_TYPE, 1);
       return;
@@ -644,7 +659,7 @@ export class Engine {
       this.#emit({
         kind: "pong",
         peer: peer.slot,
-        token: this.#pingToken[i] as number,
+        token: this.#pingToken[i],
         rttMs: paths.lastAckRttMs,
         endpoint: this.#readName(paths.nameOf(paths.lastAckPath)),
       });
@@ -662,7 +677,8 @@ export class Engine {
     cells[peer.row + PeerField.mtuBytes] = mtuBytes;
     cells[peer.row + PeerField.rateBps] = paths.rateBps;
     this.#adaptToPath(peer);
-    const outerBytes = active >= 0 && this.#u8[paths.activeName() + NAME_FAMILY] === 6 ? OUTER_IPV6_BYTES : OUTER_IPV4_BYTES;
+    const outerBytes =
+      active >= 0 && this.#u8[paths.activeName() + NAME_FAMILY] === 6 ? OUTER_IPV6_BYTES : OUTER_IPV4_BYTES;
     const innerBytes = active >= 0 ? paths.innerBytes(DATA_OVERHEAD_BYTES) : peer.maxPacketBytes;
     const same = active === peer.toldPath && innerBytes === peer.maxPacketBytes && mtuBytes === peer.toldMtuBytes;
     if (same && !paths.takeActiveChanged()) return;
@@ -712,7 +728,7 @@ export class Engine {
       fastestMs = Math.min(fastestMs, path.rttMs);
     }
     const cells = this.stats.cells;
-    const packets = (cells[peer.row + PeerField.rxPackets] as number) - peer.windowPackets;
+    const packets = cells[peer.row + PeerField.rxPackets] - peer.windowPackets;
     peer.windowPackets += packets;
     const wanted = (packets / WINDOW_FIT_MS) * (slowestMs - Math.min(fastestMs, slowestMs)) * 2;
     const replay = peer.sendEpoch.replay;
@@ -722,7 +738,7 @@ export class Engine {
   // ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
   #schedule(slot: number, atMs: number): void {
-    if (atMs < (this.#deadlines[slot] as number)) {
+    if (atMs < this.#deadlines[slot]) {
       this.#deadlines[slot] = atMs;
       if (atMs < this.#nextDeadlineMs) this.#nextDeadlineMs = atMs;
     }
@@ -738,8 +754,8 @@ export class Engine {
     const nowMs = this.#nowMs;
     let next = Infinity;
     for (let slot = 0; slot < deadlines.length; slot++) {
-      if ((deadlines[slot] as number) <= nowMs) this.#peerTimers(slot);
-      const at = deadlines[slot] as number;
+      if (deadlines[slot] <= nowMs) this.#peerTimers(slot);
+      const at = deadlines[slot];
       if (at < next) next = at;
     }
     this.#nextDeadlineMs = next;
@@ -793,7 +809,7 @@ export class Engine {
     const stats = this.stats;
     this.#nextHousekeepingMs = nowMs + HOUSEKEEPING_MS;
     const overflowed = this.#deps.udp.overflowed;
-    stats.set(Counter.receiveOverflow, (overflowed[0] as number) + (overflowed[1] as number));
+    stats.set(Counter.receiveOverflow, overflowed[0] + overflowed[1]);
     this.#fragmenter.expire(nowMs);
     this.#adaptSendBuffer(nowMs);
     if (this.#anySending()) return;
@@ -825,7 +841,10 @@ export class Engine {
     const blocked = this.outbound.isBlocked(4) || this.outbound.isBlocked(6);
     if (blocked) this.#rateBps = this.#rateBps === 0 ? bps : this.#rateBps * 0.7 + bps * 0.3;
     else this.#rateBps = Math.max(bps, delivered, this.#rateBps * 0.98);
-    const wanted = Math.max(SEND_BUFFER_MIN_BYTES, Math.min(SEND_BUFFER_MAX_BYTES, (this.#rateBps / 8_000) * SEND_BUFFER_MS));
+    const wanted = Math.max(
+      SEND_BUFFER_MIN_BYTES,
+      Math.min(SEND_BUFFER_MAX_BYTES, (this.#rateBps / 8_000) * SEND_BUFFER_MS),
+    );
     if (Math.abs(wanted - this.#sendBufferBytes) < this.#sendBufferBytes * 0.25) return;
     this.#sendBufferBytes = wanted;
     if (this.#options.hasUdp4) this.#deps.udp.setSendBuffer(4, Math.ceil(wanted / 2));

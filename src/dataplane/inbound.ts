@@ -51,7 +51,17 @@ export interface InboundDeps {
   /** A handshake or STUN-like datagram; judged by the gate. */
   readonly handshake: (offset: number, bytes: number, name: number) => void;
   /** An authenticated inner message other than an IP packet; keepalives only under a young epoch. */
-  readonly inner: (peer: PeerState, epoch: Epoch, kind: number, flags: number, aux: number, payload: number, bytes: number, name: number, datagramBytes: number) => void;
+  readonly inner: (
+    peer: PeerState,
+    epoch: Epoch,
+    kind: number,
+    flags: number,
+    aux: number,
+    payload: number,
+    bytes: number,
+    name: number,
+    datagramBytes: number,
+  ) => void;
   /** First authenticated packet under an epoch. */
   readonly proof: (peer: PeerState, epoch: Epoch) => void;
   /** Path state of the peer changed or may have changed because of this packet. */
@@ -108,14 +118,9 @@ export class Inbound {
       stats.add(Counter.udpRxCalls, 1);
       let bytes = 0;
       for (let i = 0; i < count; i++) {
-        const total = udp.messageBytes[i] as number;
+        const total = udp.messageBytes[i];
         bytes += total;
-        this.#handleMessage(
-          udp.messageOffset[i] as number,
-          total,
-          udp.messageSegmentBytes[i] as number,
-          udp.messageName[i] as number,
-        );
+        this.#handleMessage(udp.messageOffset[i], total, udp.messageSegmentBytes[i], udp.messageName[i]);
       }
       if (coalescer !== undefined) coalescer.flush();
       const next = bytes > count * 16_384 ? 2 : bytes > count * 4_096 ? 4 : 16;
@@ -147,7 +152,7 @@ export class Inbound {
       const bytes = total - at < step ? total - at : step;
       const start = offset + at;
       stats.add(Counter.udpRxDatagrams, 1);
-      const type = u8[start] as number;
+      const type = u8[start];
       if (type !== DATA_TYPE) {
         this.#deps.handshake(start, bytes, name);
         continue;
@@ -231,7 +236,7 @@ export class Inbound {
     peer.unansweredSendMs = -1;
     const cells = this.#stats.cells;
     cells[peer.row + PeerField.lastReceivedMs] = this.nowMs;
-    peer.paths.received(this.nowMs, name, packets, bytes, low, high, (this.#u8[name + NAME_ECN] as number) & 3, epoch.epochId);
+    peer.paths.received(this.nowMs, name, packets, bytes, low, high, this.#u8[name + NAME_ECN] & 3, epoch.epochId);
     if (this.#newlyProven) {
       this.#newlyProven = false;
       this.#deps.proof(peer, epoch);
@@ -247,9 +252,9 @@ export class Inbound {
       this.#stats.dropRx(Drop.REMOVED, 1);
       return;
     }
-    const kind = u8[inner] as number;
+    const kind = u8[inner];
     if (kind === InnerKind.IP) {
-      this.#userPacket(peer, epoch, inner + INNER_HEADER_BYTES, bytes - INNER_HEADER_BYTES, u8[inner + 1] as number, name);
+      this.#userPacket(peer, epoch, inner + INNER_HEADER_BYTES, bytes - INNER_HEADER_BYTES, u8[inner + 1], name);
       return;
     }
     if (kind === InnerKind.KEEPALIVE && this.nowMs - epoch.installedAtMs > YOUNG_EPOCH_MS) {
@@ -260,7 +265,7 @@ export class Inbound {
       peer,
       epoch,
       kind,
-      u8[inner + 1] as number,
+      u8[inner + 1],
       this.#view.getUint16(inner + 2, true),
       inner + INNER_HEADER_BYTES,
       bytes - INNER_HEADER_BYTES,
@@ -272,18 +277,18 @@ export class Inbound {
   /** Judges one opened IP packet and hands it to the coalescer. Also called for reassembled fragments. */
   #userPacket(peer: PeerState, epoch: Epoch, ip: number, bytes: number, flags: number, name: number): void {
     let reason = this.#judge(peer, epoch, ip, bytes, flags);
-    const outerEcn = (this.#u8[name + NAME_ECN] as number) & 3;
+    const outerEcn = this.#u8[name + NAME_ECN] & 3;
     if (outerEcn !== 0 && reason === Drop.NONE) reason = this.#applyEcn(ip, outerEcn);
     if (reason !== Drop.NONE) {
       this.#stats.dropRx(reason, 1);
       const cells = this.#stats.cells;
-      cells[peer.row + PeerField.dropsRx] = (cells[peer.row + PeerField.dropsRx] as number) + 1;
-      if (reason === Drop.SPOOFED) cells[peer.row + PeerField.spoofed] = (cells[peer.row + PeerField.spoofed] as number) + 1;
+      cells[peer.row + PeerField.dropsRx] = cells[peer.row + PeerField.dropsRx] + 1;
+      if (reason === Drop.SPOOFED) cells[peer.row + PeerField.spoofed] = cells[peer.row + PeerField.spoofed] + 1;
       return;
     }
     const cells = this.#stats.cells;
-    cells[peer.row + PeerField.rxPackets] = (cells[peer.row + PeerField.rxPackets] as number) + 1;
-    cells[peer.row + PeerField.rxBytes] = (cells[peer.row + PeerField.rxBytes] as number) + bytes;
+    cells[peer.row + PeerField.rxPackets] = cells[peer.row + PeerField.rxPackets] + 1;
+    cells[peer.row + PeerField.rxBytes] = cells[peer.row + PeerField.rxBytes] + bytes;
     if (peer.unansweredReceiveMs < 0) peer.unansweredReceiveMs = this.nowMs;
     (this.#deps.coalescer as Coalescer).add(ip, bytes, (flags & INNER_FLAG_PARTIAL_CHECKSUM) !== 0);
   }
@@ -296,14 +301,14 @@ export class Inbound {
   /** RFC 6040 section 4.2, figure 4: congestion marked on the way shows inside; a packet that cannot bear the mark is dropped instead. */
   #applyEcn(ip: number, outer: number): Drop {
     const u8 = this.#u8;
-    const ipv4 = (u8[ip] as number) >>> 4 === 4;
-    const second = u8[ip + 1] as number;
+    const ipv4 = u8[ip] >>> 4 === 4;
+    const second = u8[ip + 1];
     const inner = ipv4 ? second & 3 : (second >>> 4) & 3;
     if (inner === 0) return outer === ECN_CE ? Drop.CONGESTION : Drop.NONE;
     if (inner === ECN_CE || (outer !== ECN_CE && !(outer === ECN_ECT1 && inner === ECN_ECT0))) return Drop.NONE;
     if (ipv4) {
       u8[ip + 1] = (second & ~3) | outer;
-      const header = ((u8[ip] as number) & 15) * 4;
+      const header = (u8[ip] & 15) * 4;
       this.#view.setUint16(ip + 10, ipv4HeaderChecksum(this.#view, ip, header));
     } else {
       u8[ip + 1] = (second & ~0x30) | (outer << 4);
@@ -316,14 +321,14 @@ export class Inbound {
     const view = this.#view;
     if (!epoch.userData) return Drop.NOT_READY;
     if (bytes < 20) return Drop.BAD_IP;
-    const version = (u8[ip] as number) >>> 4;
+    const version = u8[ip] >>> 4;
     let transportAt = 0;
     let protocol = 0;
     let fragmented = false;
     if (version === 4) {
-      transportAt = ((u8[ip] as number) & 15) * 4;
+      transportAt = (u8[ip] & 15) * 4;
       if (transportAt < 20 || transportAt > bytes || view.getUint16(ip + 2) !== bytes) return Drop.BAD_IP;
-      protocol = u8[ip + 9] as number;
+      protocol = u8[ip + 9];
       fragmented = (view.getUint16(ip + 6) & 0x3fff) !== 0;
       const source = view.getUint32(ip + 12);
       if (source !== peer.checkedSource4) {
@@ -338,7 +343,7 @@ export class Inbound {
     } else if (version === 6) {
       if (bytes < 40 || view.getUint16(ip + 4) + 40 !== bytes) return Drop.BAD_IP;
       transportAt = 40;
-      protocol = u8[ip + 6] as number;
+      protocol = u8[ip + 6];
       if (this.#deps.routes.lookup6(view, ip + 8) !== peer.slot) return Drop.SPOOFED;
       if (this.#deps.local.lookup6(view, ip + 24) < 0) return Drop.NOT_FOR_US;
     } else {

@@ -33,8 +33,8 @@ function decode(record: Uint8Array): Command | PlaneEvent {
     const view = new DataView(record.buffer, record.byteOffset, record.byteLength);
     return {
       kind: "inner",
-      innerKind: record[1] as number,
-      flags: record[2] as number,
+      innerKind: record[1],
+      flags: record[2],
       aux: view.getUint16(4, true),
       peer: view.getUint32(8, true),
       epochId: view.getFloat64(12, true),

@@ -34,14 +34,35 @@ export type Command =
   /** Whole routing table (also the source check's table): longest prefix wins. Replaces the one before. */
   | { readonly kind: "routes"; readonly routes: readonly RouteEntry[] }
   /** Addresses and prefixes this node delivers to its own kernel. */
-  | { readonly kind: "local"; readonly prefixes: readonly { readonly prefix: Uint8Array; readonly prefixBits: number }[] }
-  | { readonly kind: "install"; readonly peer: number; readonly epoch: EpochKeys; readonly endpoint: EndpointBytes | undefined }
+  | {
+      readonly kind: "local";
+      readonly prefixes: readonly { readonly prefix: Uint8Array; readonly prefixBits: number }[];
+    }
+  | {
+      readonly kind: "install";
+      readonly peer: number;
+      readonly epoch: EpochKeys;
+      readonly endpoint: EndpointBytes | undefined;
+    }
   | { readonly kind: "activate"; readonly peer: number; readonly epochId: number }
   | { readonly kind: "retire"; readonly peer: number; readonly epochId: number; readonly afterMs: number }
   /** Seal one inner message; epochId 0 = the peer's current sending epoch (dropped and counted when there is none). */
-  | { readonly kind: "inner"; readonly peer: number; readonly epochId: number; readonly innerKind: number; readonly flags: number; readonly aux: number; readonly payload: Uint8Array }
+  | {
+      readonly kind: "inner";
+      readonly peer: number;
+      readonly epochId: number;
+      readonly innerKind: number;
+      readonly flags: number;
+      readonly aux: number;
+      readonly payload: Uint8Array;
+    }
   /** Send a datagram as it is. `to` undefined: to every candidate of the peer and its active path. */
-  | { readonly kind: "transmit"; readonly peer: number; readonly to: EndpointBytes | undefined; readonly datagram: Uint8Array }
+  | {
+      readonly kind: "transmit";
+      readonly peer: number;
+      readonly to: EndpointBytes | undefined;
+      readonly datagram: Uint8Array;
+    }
   /** Addresses at which the peer may be reached, best first, at most 8; replaces the ones before (live paths stay). */
   | { readonly kind: "candidates"; readonly peer: number; readonly endpoints: readonly EndpointBytes[] }
   /** `weft ping`: send an on-demand probe on the active path (or all candidates); answered by a "pong" event with the same token. */
@@ -49,15 +70,27 @@ export type Command =
   | { readonly kind: "settings"; readonly settings: PlaneSettings }
   | { readonly kind: "stop" };
 
-export const PathState = { UNTRIED: 0, PROBING: 1, ALIVE: 2, DEAD: 3 } as const;
-
 /** Worker → control thread. */
 export type PlaneEvent =
-  | { readonly kind: "ready"; readonly tunName: string; readonly port4: number; readonly port6: number; readonly offloads: number }
+  | {
+      readonly kind: "ready";
+      readonly tunName: string;
+      readonly port4: number;
+      readonly port6: number;
+      readonly offloads: number;
+    }
   /** A handshake datagram (0x41–0x43) that passed the gate; `underLoad` is informational. */
   | { readonly kind: "handshake"; readonly from: EndpointBytes; readonly datagram: Uint8Array }
   /** An authenticated inner message of kind 2 control, 3 stream, 6 ratchet, or 0 keepalive under an epoch younger than 10 s. */
-  | { readonly kind: "inner"; readonly peer: number; readonly epochId: number; readonly innerKind: number; readonly flags: number; readonly aux: number; readonly payload: Uint8Array }
+  | {
+      readonly kind: "inner";
+      readonly peer: number;
+      readonly epochId: number;
+      readonly innerKind: number;
+      readonly flags: number;
+      readonly aux: number;
+      readonly payload: Uint8Array;
+    }
   /** First authenticated packet under an epoch: the peer has the keys. */
   | { readonly kind: "proof"; readonly peer: number; readonly epochId: number }
   /** User data waits and there is no session (at most once per peer per 500 ms). */
@@ -67,10 +100,21 @@ export type PlaneEvent =
   /** Sent data for 5 s without receiving anything. */
   | { readonly kind: "silent"; readonly peer: number }
   /** The active path of a peer changed or got a new measured MTU; endpoint undefined = no path left. */
-  | { readonly kind: "path"; readonly peer: number; readonly endpoint: EndpointBytes | undefined; readonly mtuBytes: number }
+  | {
+      readonly kind: "path";
+      readonly peer: number;
+      readonly endpoint: EndpointBytes | undefined;
+      readonly mtuBytes: number;
+    }
   /** An address by which the peer sees us. */
   | { readonly kind: "observed"; readonly peer: number; readonly endpoint: EndpointBytes }
-  | { readonly kind: "pong"; readonly peer: number; readonly token: number; readonly rttMs: number; readonly endpoint: EndpointBytes }
+  | {
+      readonly kind: "pong";
+      readonly peer: number;
+      readonly token: number;
+      readonly rttMs: number;
+      readonly endpoint: EndpointBytes;
+    }
   /** Interfaces, addresses or routes of the host changed. */
   | { readonly kind: "netlink" }
   | { readonly kind: "log"; readonly level: "info" | "warn" | "error"; readonly text: string }

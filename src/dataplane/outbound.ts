@@ -225,7 +225,7 @@ export class Outbound {
     let rounds = this.#backlogCount;
     while (rounds > 0 && left > 0) {
       rounds--;
-      const slot = this.#backlog[this.#backlogHead] as number;
+      const slot = this.#backlog[this.#backlogHead];
       this.#backlogHead = (this.#backlogHead + 1) % this.#backlog.length;
       this.#backlogCount--;
       const peer = this.#deps.peers[slot];
@@ -286,7 +286,7 @@ export class Outbound {
   /** Sends one datagram as it is, past all queues; waits in a small ring while the socket is full. */
   sendRaw(offset: number, bytes: number, name: number): boolean {
     // our own messages are not ECN-capable, whatever the block says, which may be the one a packet came with
-    const ecn = this.#u8[name + NAME_ECN] as number;
+    const ecn = this.#u8[name + NAME_ECN];
     this.#u8[name + NAME_ECN] = 0;
     const sent = this.#sendPast(offset, bytes, name);
     this.#u8[name + NAME_ECN] = ecn;
@@ -329,15 +329,15 @@ export class Outbound {
     const ip = at + VNET_HEADER_BYTES;
     const length = bytes - VNET_HEADER_BYTES;
     stats.add(Counter.tunRxBytes, length > 0 ? length : 0);
-    const needsChecksum = ((u8[at] as number) & NEEDS_CSUM) !== 0;
-    const gsoType = (u8[at + 1] as number) & 0x7f;
-    const version = length >= 20 ? (u8[ip] as number) >>> 4 : 0;
+    const needsChecksum = (u8[at] & NEEDS_CSUM) !== 0;
+    const gsoType = u8[at + 1] & 0x7f;
+    const version = length >= 20 ? u8[ip] >>> 4 : 0;
     let ipBytes = 0;
     let protocol = 0;
     let peer: PeerState | undefined;
     if (version === 4) {
-      ipBytes = ((u8[ip] as number) & 15) * 4;
-      protocol = u8[ip + 9] as number;
+      ipBytes = (u8[ip] & 15) * 4;
+      protocol = u8[ip + 9];
       const destination = view.getUint32(ip + 16);
       if (destination === this.#lastDestination) peer = this.#lastPeer;
       else {
@@ -350,7 +350,7 @@ export class Outbound {
       }
     } else if (version === 6 && length >= 40) {
       ipBytes = 40;
-      protocol = u8[ip + 6] as number;
+      protocol = u8[ip + 6];
       // multicast, and link-local by link-local
       if (u8[ip + 24] === 0xff || u8[ip + 24] === 0xfe) return this.#dropRead(Drop.NOT_UNICAST, 1);
       const slot = this.#deps.routes.lookup6(view, ip + 24);
@@ -412,14 +412,21 @@ export class Outbound {
     const segmentBytes = view.getUint16(at + 4, true);
     const isTcp = protocol === TCP;
     let transportBytes = 8;
-    if (isTcp && length >= ipBytes + 20) transportBytes = ((u8[transport + 12] as number) >>> 4) * 4;
+    if (isTcp && length >= ipBytes + 20) transportBytes = (u8[transport + 12] >>> 4) * 4;
     const headerBytes = ipBytes + transportBytes;
     const payloadBytes = length - headerBytes;
     const typeFits =
       (gsoType === GSO_TCPV4 && version === 4 && isTcp) ||
       (gsoType === GSO_TCPV6 && version === 6 && isTcp) ||
       (gsoType === GSO_UDP_L4 && protocol === UDP);
-    if (!typeFits || !needsChecksum || segmentBytes === 0 || payloadBytes <= 0 || headerBytes > MAX_HEADER_BYTES || transportBytes < 8) {
+    if (
+      !typeFits ||
+      !needsChecksum ||
+      segmentBytes === 0 ||
+      payloadBytes <= 0 ||
+      headerBytes > MAX_HEADER_BYTES ||
+      transportBytes < 8
+    ) {
       return this.#dropRead(Drop.BAD_OFFLOAD, 1);
     }
     const segments = Math.ceil(payloadBytes / segmentBytes);
@@ -435,7 +442,7 @@ export class Outbound {
     const headerWords = headerBytes & ~3;
     u8.copyWithin(save, ip, ip + headerBytes);
     const sequence = isTcp ? view.getUint32(transport + 4) : 0;
-    const tcpFlags = isTcp ? (u8[transport + 13] as number) : 0;
+    const tcpFlags = isTcp ? u8[transport + 13] : 0;
     const identification = version === 4 ? view.getUint16(ip + 4) : 0;
     // of the IPv4 header sum only length and identification differ between segments
     let constantSum = 0;
@@ -451,7 +458,7 @@ export class Outbound {
       if (done > 0) {
         let at = 0;
         for (; at < headerWords; at += 4) view.setUint32(head + at, view.getUint32(save + at, true), true);
-        for (; at < headerBytes; at++) u8[head + at] = u8[save + at] as number;
+        for (; at < headerBytes; at++) u8[head + at] = u8[save + at];
       }
       const total = headerBytes + take;
       const t = head + ipBytes;
@@ -504,8 +511,8 @@ export class Outbound {
   }
 
   #ecnOf(ip: number): number {
-    const second = this.#u8[ip + 1] as number;
-    return (this.#u8[ip] as number) >>> 4 === 4 ? second & 3 : (second >>> 4) & 3;
+    const second = this.#u8[ip + 1];
+    return this.#u8[ip] >>> 4 === 4 ? second & 3 : (second >>> 4) & 3;
   }
 
   /** May a datagram of this size join the open batch? */
@@ -523,7 +530,15 @@ export class Outbound {
     );
   }
 
-  #sealInto(batch: Batch, peer: PeerState, epoch: Epoch, name: number, plain: number, bytes: number, ecn: number): void {
+  #sealInto(
+    batch: Batch,
+    peer: PeerState,
+    epoch: Epoch,
+    name: number,
+    plain: number,
+    bytes: number,
+    ecn: number,
+  ): void {
     const datagramBytes = bytes + DATA_OVERHEAD_BYTES;
     if (!this.#seal(epoch, plain, bytes, batch.base + batch.bytes)) {
       this.#stats.dropTx(Drop.KEY_EXPIRED, 1);
@@ -665,8 +680,8 @@ export class Outbound {
   #sent(batch: Batch, peer: PeerState, packets: number, bytes: number, payloadBytes: number): void {
     const cells = this.#stats.cells;
     this.#stats.add(Counter.txPackets, packets);
-    cells[peer.row + PeerField.txPackets] = (cells[peer.row + PeerField.txPackets] as number) + packets;
-    cells[peer.row + PeerField.txBytes] = (cells[peer.row + PeerField.txBytes] as number) + payloadBytes;
+    cells[peer.row + PeerField.txPackets] = cells[peer.row + PeerField.txPackets] + packets;
+    cells[peer.row + PeerField.txBytes] = cells[peer.row + PeerField.txBytes] + payloadBytes;
     const paths = peer.paths;
     if (paths.duplicate >= 0) {
       // delivery on the active path is in doubt: the replay window of the peer drops what arrives twice
@@ -706,7 +721,7 @@ export class Outbound {
   #flushControl(): void {
     while (this.#controlCount > 0) {
       const slot = this.#controlHead;
-      const bytes = this.#controlBytes[slot] as number;
+      const bytes = this.#controlBytes[slot];
       const result = this.#sendOnce(
         this.#controlBase + slot * CONTROL_SLOT_BYTES,
         bytes,
@@ -734,7 +749,7 @@ export class Outbound {
       const bytes = queues.out.bytes;
       const plain = queues.out.offset;
       if (bytes > peer.maxPacketBytes) {
-        this.#tooBig(peer, plain, bytes, this.#u8[plain + 1] as number);
+        this.#tooBig(peer, plain, bytes, this.#u8[plain + 1]);
         queues.release(queue);
         continue;
       }
@@ -753,7 +768,7 @@ export class Outbound {
     const dropped = this.#deps.queues.enqueue(peer.queue, this.nowMs, plain, bytes, waiting);
     if (dropped !== Drop.NONE) {
       const cells = this.#stats.cells;
-      cells[peer.row + PeerField.dropsTx] = (cells[peer.row + PeerField.dropsTx] as number) + 1;
+      cells[peer.row + PeerField.dropsTx] = cells[peer.row + PeerField.dropsTx] + 1;
       return;
     }
     this.#stats.cells[peer.row + PeerField.queued] = peer.queue.packets;
@@ -769,7 +784,7 @@ export class Outbound {
 
   #tooBig(peer: PeerState, plain: number, bytes: number, flags: number): void {
     const ip = plain + INNER_HEADER_BYTES;
-    if ((this.#u8[ip] as number) >>> 4 === 6 && bytes <= 1_280) {
+    if (this.#u8[ip] >>> 4 === 6 && bytes <= 1_280) {
       this.#deps.sendFragments(peer, ip, bytes, flags);
       return;
     }
@@ -793,7 +808,7 @@ export class Outbound {
     let i = ip + start;
     const end = ip + length;
     for (; i + 1 < end; i += 2) sum += view.getUint16(i);
-    if (i < end) sum += (u8[i] as number) << 8;
+    if (i < end) sum += u8[i] << 8;
     while (sum > 0xffff) sum = (sum & 0xffff) + (sum >>> 16);
     const checksum = ~sum & 0xffff;
     view.setUint16(ip + start + offset, checksum === 0 ? 0xffff : checksum);

@@ -6,9 +6,6 @@
 /** Bytes of the vnet header in front of every TUN packet (struct virtio_net_hdr without num_buffers, host endian). */
 export const VNET_HEADER_BYTES = 10;
 
-/** Bytes of a name block: see names.ts. */
-export { NAME_BYTES } from "../base/name.ts";
-
 export interface TunPort {
   /** Bit set of TUN_F_* offloads in force; 0 when the device hands out and takes single packets only. */
   readonly offloads: number;

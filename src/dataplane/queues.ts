@@ -94,7 +94,7 @@ export class PacketQueues {
       return this.#refuse(Drop.QUEUE_FULL);
     }
     const block = this.#pool.take();
-    const node = this.#freeNodes[--this.#freeCount] as number;
+    const node = this.#freeNodes[--this.#freeCount];
     this.#u8.copyWithin(block, offset, offset + bytes + 4);
     this.#blocks[node] = block;
     // bit 31 remembers that the packet counts as waiting
@@ -122,15 +122,15 @@ export class PacketQueues {
         queue.firstAboveMs = 0;
         return false;
       }
-      const sojournMs = nowMs - (this.#enqueuedMs[node] as number);
-      const waiting = (this.#length[node] as number) < 0;
+      const sojournMs = nowMs - this.#enqueuedMs[node];
+      const waiting = this.#length[node] < 0;
       if (!waiting && this.#shouldDrop(queue, nowMs, sojournMs)) {
         this.#dropHead(queue, Drop.SOJOURN);
         continue;
       }
       this.#stats.record(Stage.QUEUE_WAIT, sojournMs);
-      this.out.offset = this.#blocks[node] as number;
-      this.out.bytes = (this.#length[node] as number) & 0x7fffffff;
+      this.out.offset = this.#blocks[node];
+      this.out.bytes = this.#length[node] & 0x7fffffff;
       return true;
     }
   }
@@ -148,7 +148,7 @@ export class PacketQueues {
   /** Drops packets that wait for a session since before `beforeMs`. @returns how many */
   expire(queue: PeerQueue, beforeMs: number): number {
     let dropped = 0;
-    while (queue.head >= 0 && (this.#enqueuedMs[queue.head] as number) < beforeMs) {
+    while (queue.head >= 0 && this.#enqueuedMs[queue.head] < beforeMs) {
       this.#dropHead(queue, Drop.NO_SESSION);
       dropped++;
     }
@@ -195,13 +195,13 @@ export class PacketQueues {
 
   #remove(queue: PeerQueue): void {
     const node = queue.head;
-    const length = this.#length[node] as number;
+    const length = this.#length[node];
     if (length < 0) this.#waiting--;
-    queue.head = this.#next[node] as number;
+    queue.head = this.#next[node];
     if (queue.head < 0) queue.tail = -1;
     queue.packets--;
     queue.bytes -= length & 0x7fffffff;
-    this.#pool.give(this.#blocks[node] as number);
+    this.#pool.give(this.#blocks[node]);
     this.#freeNodes[this.#freeCount++] = node;
     this.#stats.add(Counter.queued, -1);
   }

@@ -18,7 +18,7 @@ function lookup(table: RouteTable, address: string): number {
 function covers(prefix: Uint8Array, bits: number, address: Uint8Array): boolean {
   for (let bit = 0; bit < bits; bit++) {
     const mask = 128 >> (bit & 7);
-    if ((prefix[bit >> 3]! & mask) !== (address[bit >> 3]! & mask)) return false;
+    if ((prefix[bit >> 3] & mask) !== (address[bit >> 3] & mask)) return false;
   }
   return true;
 }

@@ -75,11 +75,11 @@ export class RouteTable {
     let last = node;
     while (node >= 0) {
       last = node;
-      const bits = nodes[node + BITS]!;
+      const bits = nodes[node + BITS];
       if (bits >= 32) break;
       node = nodes[node + CHILD + ((address32 >>> (31 - bits)) & 1)]!;
     }
-    const common = Math.clz32(address32 ^ trie.keys[last / NODE_FIELDS]!);
+    const common = Math.clz32(address32 ^ trie.keys[last / NODE_FIELDS]);
     return trie.coveringPeer(last, common);
   }
 
@@ -92,7 +92,7 @@ export class RouteTable {
     let last = node;
     while (node >= 0) {
       last = node;
-      const bits = nodes[node + BITS]!;
+      const bits = nodes[node + BITS];
       if (bits >= 128) break;
       node = nodes[node + CHILD + ((view.getUint8(offset + (bits >>> 3)) >>> (7 - (bits & 7))) & 1)]!;
     }
@@ -100,7 +100,7 @@ export class RouteTable {
     const key = (last / NODE_FIELDS) * 4;
     let common = 0;
     for (let word = 0; word < 4; word++) {
-      const equal = Math.clz32(view.getUint32(offset + word * 4) ^ keys[key + word]!);
+      const equal = Math.clz32(view.getUint32(offset + word * 4) ^ keys[key + word]);
       common += equal;
       if (equal < 32) break;
     }
@@ -132,7 +132,7 @@ class Trie {
   coveringPeer(node: number, common: number): number {
     const nodes = this.nodes;
     for (let at = node; at >= 0; at = nodes[at + PARENT]!) {
-      if (nodes[at + BITS]! <= common && nodes[at + PEER]! >= 0) return nodes[at + PEER]!;
+      if (nodes[at + BITS] <= common && nodes[at + PEER] >= 0) return nodes[at + PEER];
     }
     return -1;
   }
@@ -144,13 +144,13 @@ class Trie {
     let node = this.root;
     let common = 0;
     while (node >= 0) {
-      common = Math.min(this.#commonBits(key, node), bits, nodes[node + BITS]!);
-      if (common < nodes[node + BITS]! || common === bits) break;
+      common = Math.min(this.#commonBits(key, node), bits, nodes[node + BITS]);
+      if (common < nodes[node + BITS] || common === bits) break;
       parent = node;
-      node = nodes[node + CHILD + bitOf(key, nodes[node + BITS]!)]!;
+      node = nodes[node + CHILD + bitOf(key, nodes[node + BITS])]!;
     }
     if (node >= 0 && nodes[node + BITS] === bits && common === bits) {
-      const known = nodes[node + PEER]! >= 0;
+      const known = nodes[node + PEER] >= 0;
       nodes[node + PEER] = peer;
       return !known;
     }
@@ -172,13 +172,13 @@ class Trie {
 
   #attach(parent: number, key: Uint32Array, child: number): void {
     if (parent < 0) this.root = child;
-    else this.nodes[parent + CHILD + bitOf(key, this.nodes[parent + BITS]!)] = child;
+    else this.nodes[parent + CHILD + bitOf(key, this.nodes[parent + BITS])] = child;
     this.nodes[child + PARENT] = parent;
   }
 
   #adopt(parent: number, child: number): void {
-    const bit = this.nodes[parent + BITS]!;
-    const word = this.keys[(child / NODE_FIELDS) * this.#words + (bit >>> 5)]!;
+    const bit = this.nodes[parent + BITS];
+    const word = this.keys[(child / NODE_FIELDS) * this.#words + (bit >>> 5)];
     this.nodes[parent + CHILD + ((word >>> (31 - (bit & 31))) & 1)] = child;
     this.nodes[child + PARENT] = parent;
   }
@@ -188,7 +188,7 @@ class Trie {
     const node = index * NODE_FIELDS;
     for (let word = 0; word < this.#words; word++) {
       const kept = Math.min(32, Math.max(0, bits - word * 32));
-      this.keys[index * this.#words + word] = kept === 0 ? 0 : key[word]! & (-1 << (32 - kept));
+      this.keys[index * this.#words + word] = kept === 0 ? 0 : key[word] & (-1 << (32 - kept));
     }
     this.nodes[node + BITS] = bits;
     this.nodes[node + CHILD] = -1;
@@ -202,7 +202,7 @@ class Trie {
     const at = (node / NODE_FIELDS) * this.#words;
     let common = 0;
     for (let word = 0; word < this.#words; word++) {
-      const equal = Math.clz32(key[word]! ^ this.keys[at + word]!);
+      const equal = Math.clz32(key[word] ^ this.keys[at + word]);
       common += equal;
       if (equal < 32) break;
     }
@@ -211,5 +211,5 @@ class Trie {
 }
 
 function bitOf(key: Uint32Array, bit: number): number {
-  return (key[bit >>> 5]! >>> (31 - (bit & 31))) & 1;
+  return (key[bit >>> 5] >>> (31 - (bit & 31))) & 1;
 }

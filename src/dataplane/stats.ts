@@ -104,11 +104,11 @@ export class PlaneStats {
   }
 
   add(counter: number, amount: number): void {
-    this.cells[counter] = (this.cells[counter] as number) + amount;
+    this.cells[counter] = this.cells[counter] + amount;
   }
 
   get(counter: number): number {
-    return this.cells[counter] as number;
+    return this.cells[counter];
   }
 
   set(counter: number, value: number): void {
@@ -116,19 +116,19 @@ export class PlaneStats {
   }
 
   dropTx(reason: number, packets: number): void {
-    this.cells[DROPS_TX + reason] = (this.cells[DROPS_TX + reason] as number) + packets;
+    this.cells[DROPS_TX + reason] = this.cells[DROPS_TX + reason] + packets;
   }
 
   dropRx(reason: number, packets: number): void {
-    this.cells[DROPS_RX + reason] = (this.cells[DROPS_RX + reason] as number) + packets;
+    this.cells[DROPS_RX + reason] = this.cells[DROPS_RX + reason] + packets;
   }
 
   droppedTx(reason: number): number {
-    return this.cells[DROPS_TX + reason] as number;
+    return this.cells[DROPS_TX + reason];
   }
 
   droppedRx(reason: number): number {
-    return this.cells[DROPS_RX + reason] as number;
+    return this.cells[DROPS_RX + reason];
   }
 
   record(stage: number, durationMs: number): void {
@@ -145,7 +145,7 @@ export class PlaneStats {
   }
 
   get clockMs(): number {
-    return this.cells[CLOCK] as number;
+    return this.cells[CLOCK];
   }
 
   set clockMs(value: number) {
@@ -163,9 +163,9 @@ export class PlaneStats {
     });
     STAGE_NAMES.forEach((name, stage) => {
       const base = HISTOGRAMS + stage * HISTOGRAM_FIELDS;
-      out.set(`hist_${name}_count`, this.cells[base] as number);
-      out.set(`hist_${name}_sum_us`, this.cells[base + 1] as number);
-      for (let i = 0; i < HISTOGRAM_BUCKETS; i++) out.set(`hist_${name}_bucket_${i}`, this.cells[base + 2 + i] as number);
+      out.set(`hist_${name}_count`, this.cells[base]);
+      out.set(`hist_${name}_sum_us`, this.cells[base + 1]);
+      for (let i = 0; i < HISTOGRAM_BUCKETS; i++) out.set(`hist_${name}_bucket_${i}`, this.cells[base + 2 + i]);
     });
     return out;
   }

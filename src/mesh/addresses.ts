@@ -33,13 +33,7 @@ export function parseIpv4(text: string): number | undefined {
 }
 
 export function readIpv4(bytes: Uint8Array, at = 0): number {
-  return (
-    (((bytes[at] as number) << 24) |
-      ((bytes[at + 1] as number) << 16) |
-      ((bytes[at + 2] as number) << 8) |
-      (bytes[at + 3] as number)) >>>
-    0
-  );
+  return ((bytes[at] << 24) | (bytes[at + 1] << 16) | (bytes[at + 2] << 8) | bytes[at + 3]) >>> 0;
 }
 
 export function ipv4Bytes(value: number): Uint8Array {
@@ -98,7 +92,7 @@ function hostMask(bits: number): number {
 function parseAnyIpv4Prefix(text: string): Ipv4Prefix | undefined {
   const match = /^([0-9.]+)(?:\/(\d{1,2}))?$/.exec(text);
   if (match === null) return undefined;
-  const base = parseIpv4(match[1] as string);
+  const base = parseIpv4(match[1]);
   const bits = match[2] === undefined ? 32 : Number(match[2]);
   return base === undefined || bits > 32 ? undefined : { base, bits };
 }

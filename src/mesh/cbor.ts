@@ -51,17 +51,17 @@ function wellShaped(bytes: Uint8Array): boolean {
   let at = 0;
   while (due.length > 0) {
     const level = due.length - 1;
-    const left = due[level] as number;
+    const left = due[level];
     if (left === 0) {
       due.pop();
       isMap.pop();
       continue;
     }
     if (at >= bytes.length) return false;
-    const head = bytes[at++] as number;
+    const head = bytes[at++];
     const major = head >> 5;
     const minor = head & 31;
-    if (isMap[level] === true && left % 2 === 0 && major !== 3) return false;
+    if (isMap[level] && left % 2 === 0 && major !== 3) return false;
     due[level] = left - 1;
     if (major === 7) {
       if (minor < 20 || minor > 22) return false;
@@ -73,7 +73,7 @@ function wellShaped(bytes: Uint8Array): boolean {
       const width = 1 << (minor - 24);
       if (at + width > bytes.length) return false;
       argument = 0;
-      for (let i = 0; i < width; i++) argument = argument * 256 + (bytes[at + i] as number);
+      for (let i = 0; i < width; i++) argument = argument * 256 + bytes[at + i];
       at += width;
     }
     if (major <= 1) continue;

@@ -125,7 +125,7 @@ test("the longest lists fit one message", () => {
     { type: "known", from: new Uint8Array(8), below: new Uint8Array(8), entries },
     { type: "seek", idPrefixes: Array.from({ length: MAX_SEEK }, () => new Uint8Array(8)) },
     { type: "statements", wires },
-    { type: "leave", wire: wires[0] as Uint8Array },
+    { type: "leave", wire: wires[0] },
   ];
   for (const one of longest) assert.deepEqual(decodeControl(encodeControl(one)), one);
 });

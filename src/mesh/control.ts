@@ -230,7 +230,7 @@ function readHello(map: CborMap): ControlMessage | undefined {
   const name = asText(map["n"], 63);
   if (buildId === undefined || protocol?.length !== 2 || capabilities === undefined || name === undefined)
     return undefined;
-  return { type: "hello", buildId, protocol: [protocol[0] as number, protocol[1] as number], capabilities, name };
+  return { type: "hello", buildId, protocol: [protocol[0], protocol[1]], capabilities, name };
 }
 
 function readDigest(map: CborMap): ControlMessage | undefined {

@@ -43,7 +43,7 @@ test("a signed message opens in its network only, and not when a byte is changed
   assert.equal(openEndpoints(signed.wire, new Uint8Array(32), systemKeys), undefined);
   for (let i = 0; i < signed.wire.length; i += 3) {
     const changed = signed.wire.slice();
-    changed[i] = (changed[i] as number) ^ 4;
+    changed[i] = changed[i] ^ 4;
     assert.equal(openEndpoints(changed, networkId, systemKeys), undefined, `byte ${i}`);
   }
 });
@@ -98,7 +98,7 @@ test("candidates: reached last, then signed, then reached before; after expiry w
   const [older, newer] = [at("5.5.5.5:5"), at("6.6.6.6:6")];
   cache.noteReached(node.nodeId, older, 10);
   cache.noteReached(node.nodeId, newer, 20);
-  const signed = node.endpoints[0] as Uint8Array;
+  const signed = node.endpoints[0];
   assert.deepEqual(cache.candidates(node.nodeId, 30), [newer, signed, older]);
   assert.deepEqual(cache.candidates(node.nodeId, 2 * DAY), [newer, older, signed]);
   assert.deepEqual(cache.candidates(node.nodeId, 40 * DAY), [signed]);

@@ -34,7 +34,7 @@ export interface EndpointMessage {
 export function isUsableEndpoint(endpoint: Uint8Array): boolean {
   if (endpoint.length !== ENDPOINT_BYTES || (endpoint[16] === 0 && endpoint[17] === 0)) return false;
   if (isIPv4Mapped(endpoint)) {
-    const first = endpoint[12] as number;
+    const first = endpoint[12];
     return first !== 0 && first < 224;
   }
   if (endpoint[0] === 0xff) return false;

@@ -189,7 +189,7 @@ export class Gossip {
     const links = [...this.#links.values()];
     const count = Math.min(PEERS_PER_ROUND, links.length);
     for (let i = 0; i < count; i++) {
-      const link = links[(this.#roundCursor + i) % links.length] as Link;
+      const link = links[(this.#roundCursor + i) % links.length];
       if (this.#deps.isTrusted(link.hex)) this.compareSoon(now, link);
     }
     this.#roundCursor = links.length === 0 ? 0 : (this.#roundCursor + count) % links.length;
@@ -241,8 +241,8 @@ export class Gossip {
     if (from === undefined || trusted.length <= FANOUT) return trusted;
     for (let i = 0; i < FANOUT; i++) {
       const j = i + (this.#deps.random.u32() % (trusted.length - i));
-      const other = trusted[j] as Link;
-      trusted[j] = trusted[i] as Link;
+      const other = trusted[j];
+      trusted[j] = trusted[i];
       trusted[i] = other;
     }
     return trusted.slice(0, FANOUT);

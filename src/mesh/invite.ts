@@ -134,7 +134,7 @@ function damaged(why: string): WeftError {
 }
 
 function encodeEndpoint(endpoint: Uint8Array): Uint8Array {
-  const port = Uint8Array.of(endpoint[17] as number, endpoint[16] as number);
+  const port = Uint8Array.of(endpoint[17], endpoint[16]);
   if (isIPv4Mapped(endpoint)) return concat(Uint8Array.of(4), endpoint.subarray(12, 16), port);
   return concat(Uint8Array.of(6), endpoint.subarray(0, 16), port);
 }
@@ -167,8 +167,8 @@ function decodeBody(body: Uint8Array): InviteToken | undefined {
       if (short) return undefined;
       if (family === 4) endpoint.fill(0xff, 10, 12);
       endpoint.set(address, family === 4 ? 12 : 0);
-      endpoint[16] = port[1] as number;
-      endpoint[17] = port[0] as number;
+      endpoint[16] = port[1];
+      endpoint[17] = port[0];
       endpoints.push(endpoint);
     }
     admins.push({ nodeId, endpoints });

@@ -91,7 +91,7 @@ export class Membership {
     if (!isName(network.network)) throw badName("network", network.network);
     if (!isName(network.name)) throw badName("node", network.name);
     const nonce = deps.random.bytes(16);
-    const body = genesisBody(network.network, network.name, choosePrefix(network, nonce[0] as number), nonce);
+    const body = genesisBody(network.network, network.name, choosePrefix(network, nonce[0]), nonce);
     const fields = {
       networkId: undefined,
       parents: [],

@@ -322,7 +322,7 @@ test("an admin made by an invite admits by itself, and two admins that spend one
   const decoded = decodeToken(token);
   const guests = [0, 1].map((i) => {
     const guest = world.add();
-    const only = encodeToken({ ...decoded, admins: [decoded.admins[i] as (typeof decoded.admins)[number]] });
+    const only = encodeToken({ ...decoded, admins: [decoded.admins[i]] });
     guest.mesh.startJoin(world.now(guest), only, { name: `guest${i}` });
     return guest;
   }) as [TestNode, TestNode];
@@ -376,8 +376,8 @@ test("statements restore in any order, and a damaged one is left out and named",
   const [founder] = world.network(4) as [TestNode];
   const networkId = founder.mesh.networkId as Uint8Array;
   const wires = [...founder.stored.values()].toReversed();
-  const damaged = (wires[0] as Uint8Array).slice();
-  damaged[10] = (damaged[10] as number) ^ 1;
+  const damaged = wires[0].slice();
+  damaged[10] = damaged[10] ^ 1;
   const again = world.add();
   assert.equal(again.mesh.restore(world.now(again), networkId, [damaged, ...wires.slice(1)]), wires.length - 1);
   world.run(1);
@@ -415,12 +415,12 @@ test("a member that forges is ignored for a minute", () => {
   const [founder, second] = world.network(2) as [TestNode, TestNode];
   world.run(1000);
   const wire = ([...founder.stored.values()].at(-1) as Uint8Array).slice();
-  wire[0] = (wire[0] as number) ^ 1;
+  wire[0] = wire[0] ^ 1;
   wire[wire.length - 1] = (wire.at(-1) as number) ^ 1;
   for (let i = 0; i < 16; i++) {
     const forged = signStatement(
       {
-        networkId: founder.mesh.networkId as Uint8Array,
+        networkId: founder.mesh.networkId,
         parents: [new Uint8Array(32)],
         hlc: 5 + i,
         kind: "note",
@@ -428,7 +428,7 @@ test("a member that forges is ignored for a minute", () => {
       },
       second.identity,
     );
-    forged[0] = (forged[0] as number) ^ 1;
+    forged[0] = forged[0] ^ 1;
     world.send(second, founder, encodeControl({ type: "statements", wires: [forged] }));
   }
   assert.equal(founder.mesh.counters.statementsRefused, 16);
@@ -553,7 +553,7 @@ test("any bytes from a member are survived and counted", () => {
   const mutated = fc
     .tuple(fc.nat(valid.length - 1), fc.array(fc.tuple(fc.nat(1199), fc.nat(255)), { maxLength: 4 }), fc.nat(1200))
     .map(([which, edits, length]) => {
-      const bytes = (valid[which] as Uint8Array).slice(0, length);
+      const bytes = valid[which].slice(0, length);
       for (const [at, value] of edits) if (bytes.length > 0) bytes[at % bytes.length] = value;
       return bytes;
     });
@@ -576,7 +576,7 @@ test("twelve nodes form one network in which everybody knows everybody's address
   const nodes = world.network(12);
   world.run(130_000);
   for (const node of nodes) {
-    assert.deepEqual(names(node), names(nodes[0] as TestNode));
+    assert.deepEqual(names(node), names(nodes[0]));
     for (const other of nodes) {
       if (other === node) continue;
       assert.equal(

@@ -21,7 +21,7 @@ export function neighboursOf(members: readonly Member[], own: Uint8Array): Membe
     0,
     ring.findIndex((member) => compare(member.nodeId, own) > 0),
   );
-  return Array.from({ length: NEIGHBOURS }, (_, i) => ring[(start + i) % ring.length] as Member);
+  return Array.from({ length: NEIGHBOURS }, (_, i) => ring[(start + i) % ring.length]);
 }
 
 /** Paces dials: each neighbour at most once in about REDIAL_MS, with jitter, so that a restart of many does not synchronise them. */

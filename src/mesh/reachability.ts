@@ -68,8 +68,7 @@ export class Reachability {
   /** @returns true when they differ from what was said before */
   setOwn(endpoints: readonly Uint8Array[]): boolean {
     const before = this.#own;
-    const isSame =
-      endpoints.length === before?.length && endpoints.every((one, i) => equal(one, before[i] as Uint8Array));
+    const isSame = endpoints.length === before?.length && endpoints.every((one, i) => equal(one, before[i]));
     this.#own = endpoints.map((endpoint) => new Uint8Array(endpoint));
     return !isSame;
   }

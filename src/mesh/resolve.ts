@@ -78,7 +78,7 @@ export interface Resolution {
 export function isAncestor(a: Entry, of: Entry): boolean {
   if (a.index >= of.index) return false;
   const bits = ancestorsOf(of);
-  return (((bits[a.index >>> 5] as number) >>> (a.index & 31)) & 1) === 1;
+  return ((bits[a.index >>> 5] >>> (a.index & 31)) & 1) === 1;
 }
 
 function ancestorsOf(entry: Entry): Uint32Array {
@@ -89,8 +89,8 @@ function ancestorsOf(entry: Entry): Uint32Array {
     for (const parent of current.parents) {
       const word = parent.index >>> 5;
       const bit = 1 << (parent.index & 31);
-      if (((bits[word] as number) & bit) !== 0) continue;
-      bits[word] = (bits[word] as number) | bit;
+      if ((bits[word] & bit) !== 0) continue;
+      bits[word] = bits[word] | bit;
       open.push(parent);
     }
   }
@@ -104,7 +104,7 @@ function concurrent(a: Entry, b: Entry): boolean {
 
 /** @param entries a set closed under parents, in (hlc, hash) order; the first is the genesis */
 export function resolve(entries: readonly Entry[], context: ResolveContext): Resolution {
-  const first = entries[0] as Entry;
+  const first = entries[0];
   const genesis = first.statement.body as GenesisBody;
   const voids = new Map<string, string>();
   const admissions = admissionsByNode(entries);
@@ -151,7 +151,7 @@ function resolveRemovals(
     const issuer = revoke.statement.issuerHex;
     if (seniority.has(issuer)) continue;
     const senior = (admissions.get(issuer) ?? [revoke]).toSorted(compareSeniority)[0];
-    seniority.set(issuer, senior as Entry);
+    seniority.set(issuer, senior);
   }
   // entries are in (hlc, hash) order and the sort is stable, so revokes of one issuer stay in that order
   revokes.sort((a, b) =>
@@ -278,7 +278,7 @@ function settleClashes(
     members.push({
       nodeId: claim.node,
       staticKey: claim.derived.staticKey,
-      name: names[i] as string,
+      name: names[i],
       requestedName: claim.wantedName,
       ipv4: formatIpv4(ipv4),
       ipv6: formatAddress(claim.derived.ipv6),

@@ -139,7 +139,7 @@ test("every member can reach every other along neighbours, and small networks ar
         assert.equal(new Set(list).size, list.length);
         assert.ok(!list.includes(member));
       }
-      const reached = new Set<Member>([members[0] as Member]);
+      const reached = new Set<Member>([members[0]]);
       for (const member of reached) for (const next of edges.get(member) ?? []) reached.add(next);
       assert.equal(reached.size, members.length);
     }),

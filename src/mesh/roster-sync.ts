@@ -64,7 +64,7 @@ function describeRange(roster: Roster, lower: number, upper: number): ControlMes
   const ranges: RangeDigest[] = [];
   let from = lower;
   for (let i = step; i < own.length; i += step) {
-    const boundary = (own[i] as Statement).hlc;
+    const boundary = own[i].hlc;
     if (boundary <= from) continue;
     ranges.push({ upper: boundary, ...roster.fingerprint(from, boundary) });
     from = boundary;
@@ -79,7 +79,7 @@ function listsByHash(own: readonly Statement[], lower: number, upper: number): C
   const sorted = [...own].toSorted((a, b) => compare(a.hash, b.hash));
   const out: ControlMessage[] = [];
   for (let i = 0; i < sorted.length; i += LIST_SIZE) {
-    const from = i === 0 ? FIRST_HASH : (sorted[i] as Statement).hash;
+    const from = i === 0 ? FIRST_HASH : sorted[i].hash;
     out.push(listOf(sorted.slice(i, i + LIST_SIZE), lower, upper, from, sorted[i + LIST_SIZE]?.hash));
   }
   return out;

@@ -71,7 +71,7 @@ function admit(node: Uint8Array, name: string, ipv4: number, roles: Role[], invi
 /** Concurrent admissions, invites with few uses, removals of admins by each other, leaving, back-dating, unknown kinds, clashes. */
 function randomHistory(seed: number): History {
   const random = new SeededRandom(seed);
-  const pick = <T>(list: readonly T[]): T => list[random.u32() % list.length] as T;
+  const pick = <T>(list: readonly T[]): T => list[random.u32() % list.length];
   const signers = Array.from({ length: 7 }, (_, i) =>
     fakeSigner(
       createHash("sha256")
@@ -80,7 +80,7 @@ function randomHistory(seed: number): History {
         .map((b, j) => (j === 0 ? (b & 0x7f) | ((i & 1) << 7) : b)),
     ),
   );
-  const { roster: first, genesis } = foundWith(signers[0] as Signer, fakeKeys);
+  const { roster: first, genesis } = foundWith(signers[0], fakeKeys);
   const networkId = first.networkId;
   const replicas: Replica[] = [{ roster: first }];
   for (let i = 0; i < 2; i++) {
@@ -121,7 +121,7 @@ function randomHistory(seed: number): History {
       () => ["revoke", revokeBody({ node: undefined, invite: invite ?? networkId, reason: "r" })],
       () => ["weather", { sunny: true }],
     ])();
-    const signer = issuer ?? (signers[0] as Signer);
+    const signer = issuer ?? signers[0];
     if (random.unit() < 0.1) body[1] = revokeBody({ node: signer.nodeId, invite: undefined, reason: "leaving" });
     // sometimes from the past: any earlier statements as parents
     const isBackdated = random.unit() < 0.25;
@@ -187,7 +187,7 @@ function shuffled<T>(list: readonly T[], random: SeededRandom): T[] {
   const out = [...list];
   for (let i = out.length - 1; i > 0; i--) {
     const j = random.u32() % (i + 1);
-    [out[i], out[j]] = [out[j] as T, out[i] as T];
+    [out[i], out[j]] = [out[j], out[i]];
   }
   return out;
 }
@@ -257,7 +257,7 @@ function stage(count: number): {
 } {
   const random = new SeededRandom(99);
   const signers = Array.from({ length: count }, () => Identity.generate(random));
-  const { roster } = foundWith(signers[0] as Identity, systemKeys);
+  const { roster } = foundWith(signers[0], systemKeys);
   return {
     roster,
     signers,
@@ -282,12 +282,12 @@ test("forged, foreign, tampered and unauthorised statements are refused by name"
   // the last byte belongs to a parent's hash, the clock's is in the middle: every changed byte of the payload spoils something
   for (let at = 64; at < good.length; at++) {
     const tampered = good.slice();
-    tampered[at] = (tampered[at] as number) ^ 1;
+    tampered[at] = tampered[at] ^ 1;
     const reason = reasonOf(roster, tampered);
     assert.ok(["malformed", "bad-signature", "another-network", "bad-key"].includes(reason), `${at}: ${reason}`);
   }
   const forged = good.slice();
-  forged[3] = (forged[3] as number) ^ 1;
+  forged[3] = forged[3] ^ 1;
   assert.equal(reasonOf(roster, forged), Refusal.BAD_SIGNATURE);
 
   const elsewhere = signStatement(
@@ -419,7 +419,7 @@ test("a circle of removals among admins admitted at once ends the same in every 
   );
   const parents = admissions.map(statementHash).toSorted(compare);
   const removals = deputies.map((deputy, i) => {
-    const target = (deputies[(i + 1) % 3] as Identity).nodeId;
+    const target = deputies[(i + 1) % 3].nodeId;
     return say(deputy, "revoke", revokeBody({ node: target, invite: undefined, reason: "" }), parents, base + 20);
   });
   const outcomes = new Set<string>();
@@ -435,11 +435,11 @@ test("a circle of removals among admins admitted at once ends the same in every 
     for (const other of permutations) {
       const copy = new Roster({ keys: systemKeys, networkId: roster.networkId });
       for (const statement of roster.statements()) copy.addOpened(statement, WALL_MS);
-      for (const i of order) assert.equal(reasonOf(copy, admissions[i] as Uint8Array), "added");
-      for (const i of other) assert.equal(reasonOf(copy, removals[i] as Uint8Array), "added");
+      for (const i of order) assert.equal(reasonOf(copy, admissions[i]), "added");
+      for (const i of other) assert.equal(reasonOf(copy, removals[i]), "added");
       outcomes.add(snapshot(copy));
       // the senior's removal comes first, so its target's counts for nothing; the third one's removal of the senior does count
-      const senior = admissions.findIndex((one) => equal(statementHash(one), parents[0] as Uint8Array));
+      const senior = admissions.findIndex((one) => equal(statementHash(one), parents[0]));
       assert.deepEqual(
         deputies.map((deputy) => copy.member(deputy.nodeId) !== undefined),
         deputies.map((_, i) => i === (senior + 2) % 3),
@@ -564,7 +564,7 @@ test("a thousand members resolve, each with its own name and addresses", () => {
 
 test("hostile bytes never throw, and nothing but the canonical form of a statement is taken", () => {
   const { roster, signers, say } = stage(2);
-  const good = say(signers[0] as Identity, "note", { a: 1, b: [1, "x", new Uint8Array(3)] });
+  const good = say(signers[0], "note", { a: 1, b: [1, "x", new Uint8Array(3)] });
   const keys: MeshKeys = { ...systemKeys, verify: () => true };
   assert.ok(typeof openStatement(good, roster.networkId, keys) === "object");
   fc.assert(
@@ -582,7 +582,7 @@ test("hostile bytes never throw, and nothing but the canonical form of a stateme
       // whatever is accepted encodes to exactly these bytes again
       const again = signStatement(
         { networkId: roster.networkId, parents: opened.parents, hlc: opened.hlc, kind: opened.kind, body: {} },
-        signers[0] as Identity,
+        signers[0],
       );
       assert.ok(again.length <= bytes.length);
       assert.deepEqual(opened.wire, bytes);
@@ -621,12 +621,12 @@ test("any host name becomes a valid node name", () => {
 
 test("range fingerprints differ exactly when the statements in the range differ", () => {
   const { roster, signers, say } = stage(1);
-  const founder = signers[0] as Identity;
+  const founder = signers[0];
   for (let i = 0; i < 20; i++) roster.add(say(founder, "note", { i }), WALL_MS);
   const half = new Roster({ keys: systemKeys, networkId: roster.networkId });
   const all = [...roster.statements()];
   for (const statement of all.slice(0, 11)) half.addOpened(statement, WALL_MS);
-  const boundary = (all[11] as Statement).hlc;
+  const boundary = all[11].hlc;
   assert.deepEqual(half.fingerprint(0, boundary), roster.fingerprint(0, boundary));
   assert.notDeepEqual(half.fingerprint(0, boundary + 1), roster.fingerprint(0, boundary + 1));
   assert.equal(roster.fingerprint(boundary, Number.MAX_SAFE_INTEGER).count, 10);

@@ -209,7 +209,7 @@ export class Roster {
     let high = this.#sorted.length;
     while (low < high) {
       const middle = (low + high) >>> 1;
-      if ((this.#sorted[middle] as Entry).statement.hlc < hlc) low = middle + 1;
+      if (this.#sorted[middle].statement.hlc < hlc) low = middle + 1;
       else high = middle;
     }
     return low;
@@ -227,7 +227,7 @@ export class Roster {
   #insert(entry: Entry): void {
     const { statement } = entry;
     let at = this.#sorted.length;
-    while (at > 0 && compareStatements((this.#sorted[at - 1] as Entry).statement, statement) > 0) at--;
+    while (at > 0 && compareStatements(this.#sorted[at - 1].statement, statement) > 0) at--;
     this.#sorted.splice(at, 0, entry);
     this.#entries.set(statement.hashHex, entry);
     for (const parent of entry.parents) this.#heads.delete(parent);
@@ -282,17 +282,16 @@ export class Roster {
     const parent = entry.parents[0];
     if (parent === undefined) return new Map();
     if (entry.parents.length === 1) return this.#adminsAfter(parent);
-    if (!entry.parents.some((one) => one.touchesAdmins)) return this.#adminsAfter(this.#sorted[0] as Entry);
+    if (!entry.parents.some((one) => one.touchesAdmins)) return this.#adminsAfter(this.#sorted[0]);
     return this.#resolve(this.#ancestry(entry, false)).admins;
   }
 
   /** Asked for every entry as it is judged, so the walk down ends after one step except for the first child of a merge. */
   #adminsAfter(entry: Entry): Admins {
     if (entry.adminsAfter === undefined) {
-      if (entry.parents.length > 0 && !entry.touchesAdmins)
-        entry.adminsAfter = this.#adminsAfter(this.#sorted[0] as Entry);
+      if (entry.parents.length > 0 && !entry.touchesAdmins) entry.adminsAfter = this.#adminsAfter(this.#sorted[0]);
       else if (entry.parents.length === 1) {
-        const before = this.#adminsAfter(entry.parents[0] as Entry);
+        const before = this.#adminsAfter(entry.parents[0]);
         entry.adminsAfter = mayChangeAdmins(entry.statement, before)
           ? this.#resolve(this.#ancestry(entry, true)).admins
           : before;

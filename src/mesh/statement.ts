@@ -192,7 +192,7 @@ export function openStatement(wire: Uint8Array, networkId: Uint8Array, keys: Mes
     return Refusal.MALFORMED;
   if (kind === undefined || kind === "" || rawBody === undefined) return Refusal.MALFORMED;
   for (let i = 1; i < parents.length; i++) {
-    if (compare(parents[i - 1] as Uint8Array, parents[i] as Uint8Array) >= 0) return Refusal.MALFORMED;
+    if (compare(parents[i - 1], parents[i]) >= 0) return Refusal.MALFORMED;
   }
   const isGenesis = kind === "genesis";
   if (isGenesis !== (parents.length === 0)) return Refusal.MALFORMED;

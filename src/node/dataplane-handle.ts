@@ -97,7 +97,7 @@ class Handle implements DataplaneHandle {
     const cells = this.#stats.cells;
     const row = this.#stats.peerRow(peer);
     const nowMs = this.#stats.clockMs;
-    const at = (field: number): number => (row + PEER_FIELDS <= cells.length ? (cells[row + field] as number) : 0);
+    const at = (field: number): number => (row + PEER_FIELDS <= cells.length ? cells[row + field] : 0);
     const receivedMs = at(PeerField.lastReceivedMs);
     const epochMs = at(PeerField.epochStartedMs);
     const established = at(PeerField.established) === 1;

@@ -47,7 +47,9 @@ function run(setup: WorkerSetup): void {
   const closers: (() => void)[] = [];
   try {
     const tun =
-      options.tunName === undefined ? undefined : openTun({ name: options.tunName, slab, offload: options.settings.tso });
+      options.tunName === undefined
+        ? undefined
+        : openTun({ name: options.tunName, slab, offload: options.settings.tso });
     if (tun !== undefined) closers.push(() => tun.close());
     const udp = openUdp({
       slab,
@@ -105,7 +107,8 @@ function run(setup: WorkerSetup): void {
       },
     );
     closers.push(() => engine.close());
-    for (const skipped of udp.skipped) emit({ kind: "log", level: "warn", text: `${skipped.message}; going on without it` });
+    for (const skipped of udp.skipped)
+      emit({ kind: "log", level: "warn", text: `${skipped.message}; going on without it` });
     emit({
       kind: "ready",
       tunName: tun?.name ?? "",
@@ -120,11 +123,13 @@ function run(setup: WorkerSetup): void {
     emit({
       kind: "failed",
       code: known ? error.code : "DATAPLANE_FAILED",
-      text: known ? error.message : `the data plane stopped: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`,
+      text: known
+        ? error.message
+        : `the data plane stopped: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`,
       remedy: known ? error.remedy : "this is unexpected: restart the daemon and report it with its log",
     });
   } finally {
-    for (const close of closers.reverse()) close();
+    for (const close of closers.toReversed()) close();
     releasePacketMemory(slab.buffer);
   }
 }

@@ -37,11 +37,11 @@ export class Chooser {
     set.duplicate = -1;
     this.moveAtMs = Infinity;
     if (slot === set.active) return;
-    if (set.active >= 0) set.paths[set.active]!.unreportedSinceMs = -1;
+    if (set.active >= 0) set.paths[set.active].unreportedSinceMs = -1;
     set.active = slot;
     this.changed = true;
     // Counters were used up elsewhere meanwhile.
-    set.paths[slot]!.restartReports();
+    set.paths[slot].restartReports();
   }
 
   /**
@@ -53,8 +53,8 @@ export class Chooser {
     const warm = this.warm(set.active);
     if (warm < 0) return false;
     set.duplicate = warm;
-    set.paths[warm]!.unreportedSinceMs = -1;
-    this.moveAtMs = nowMs + set.paths[set.active]!.reportIntervalMs;
+    set.paths[warm].unreportedSinceMs = -1;
+    this.moveAtMs = nowMs + set.paths[set.active].reportIntervalMs;
     set.wakeAt(this.moveAtMs);
     return true;
   }
@@ -87,7 +87,7 @@ export class Chooser {
   /** Moves to a clearly better path, or from a dead one to any proven one. */
   choose(nowMs: number): void {
     const set = this.#set;
-    const current = set.active < 0 ? undefined : set.paths[set.active]!;
+    const current = set.active < 0 ? undefined : set.paths[set.active];
     if (current === undefined || current.state !== PathState.ALIVE) {
       const to = this.warm(set.active);
       if (to < 0) return;
@@ -101,7 +101,7 @@ export class Chooser {
     }
     const best = this.#best(set.active);
     if (best < 0) return;
-    const path = set.paths[best]!;
+    const path = set.paths[best];
     // Old figures and single samples are no reason to leave a working path.
     if (path.rtt.samples < SAMPLES_TO_COMPARE || nowMs - path.lastProvenMs > PROBE_IN_USE_MS) return;
     if (!worthMoving(costOf(path), costOf(current))) return;
@@ -126,7 +126,7 @@ export class Chooser {
   answered(path: Path, wasTrusted: boolean): void {
     const set = this.#set;
     if (wasTrusted || path.slot === set.active || path.slot !== this.#newestSlot) return;
-    const currentLoss = set.active < 0 ? 1 : set.paths[set.active]!.loss.ratio;
+    const currentLoss = set.active < 0 ? 1 : set.paths[set.active].loss.ratio;
     if (path.probation > 0 && path.loss.ratio > currentLoss + WAIVE_LOSS) return;
     path.probation = 0;
     set.counters.roams++;
@@ -151,7 +151,7 @@ export class Chooser {
       return;
     }
     if (!path.eligible || set.active < 0) return;
-    const current = set.paths[set.active]!;
+    const current = set.paths[set.active];
     const boundMs = Math.max(
       FOLLOW_MIN_SILENCE_MS,
       current.rtt.smoothedMs + 2 * current.reportIntervalMs + 2 * FOLLOW_JITTER_MS,

@@ -45,7 +45,7 @@ export class Delivery {
       path.lastSentMs = nowMs;
       if (path.unreportedSinceMs < 0) path.unreportedSinceMs = nowMs;
     }
-    const path = set.paths[set.active]!;
+    const path = set.paths[set.active];
     if (path.suspectSinceMs < 0) set.wakeAt(path.unreportedSinceMs + path.deliveryBoundMs);
   }
 
@@ -71,7 +71,7 @@ export class Delivery {
     let other = set.active === path.slot ? set.duplicate : set.active;
     if (other < 0 && set.active === path.slot && path.suspectSinceMs >= 0) other = this.#chooser.warm(path.slot);
     if (other < 0 || other === path.slot) return;
-    if (set.emit(sink, InnerKind.REPORT, set.paths[other]!, scratch, REPORT_BYTES)) set.counters.reportsSent++;
+    if (set.emit(sink, InnerKind.REPORT, set.paths[other], scratch, REPORT_BYTES)) set.counters.reportsSent++;
   }
 
   /** What the peer received on one of our paths. @returns BAD_INNER, UNEXPECTED (stale), or NONE */
@@ -82,15 +82,15 @@ export class Delivery {
     if (malformed !== Drop.NONE) return malformed;
     const arrival = set.find(name);
     if (arrival >= 0) {
-      set.paths[arrival]!.controlPending++;
-      set.paths[arrival]!.noteTimestamp(nowMs, report.timestampUs);
+      set.paths[arrival].controlPending++;
+      set.paths[arrival].noteTimestamp(nowMs, report.timestampUs);
     }
     const slot = set.findId(report.pathId);
     if (slot < 0) {
       set.counters.reportsStale++;
       return Drop.UNEXPECTED;
     }
-    const path = set.paths[slot]!;
+    const path = set.paths[slot];
     if (report.packets < path.reportedPackets) {
       if (nowMs - path.reportedAtMs < REORDER_MS) {
         set.counters.reportsStale++;
@@ -153,7 +153,7 @@ export class Delivery {
     path.mtu.verify(nowMs);
     set.wakeAt(nowMs);
     const warm = this.#chooser.warm(path.slot);
-    if (warm < 0 || set.paths[warm]!.loss.ratio >= path.loss.ratio) return;
+    if (warm < 0 || set.paths[warm].loss.ratio >= path.loss.ratio) return;
     set.counters.failovers++;
     this.#chooser.activate(warm);
     set.fail(nowMs, path, PathReason.LOSSY);
@@ -167,7 +167,7 @@ export class Delivery {
       if (nowMs >= this.#chooser.moveAtMs) this.#failOver(nowMs);
       return;
     }
-    const path = set.paths[set.active]!;
+    const path = set.paths[set.active];
     if (path.suspectSinceMs >= 0 || path.unreportedSinceMs < 0) return;
     if (nowMs < path.unreportedSinceMs + path.deliveryBoundMs) return;
     path.suspectSinceMs = nowMs;
@@ -184,14 +184,14 @@ export class Delivery {
     const set = this.#set;
     if (set.active < 0) return Infinity;
     if (set.duplicate >= 0) return this.#chooser.moveAtMs;
-    const path = set.paths[set.active]!;
+    const path = set.paths[set.active];
     if (path.suspectSinceMs >= 0 || path.unreportedSinceMs < 0) return Infinity;
     return path.unreportedSinceMs + path.deliveryBoundMs;
   }
 
   #failOver(nowMs: number): void {
     const set = this.#set;
-    const old = set.paths[set.active]!;
+    const old = set.paths[set.active];
     const suspectSinceMs = old.suspectSinceMs;
     set.counters.failovers++;
     this.#chooser.activate(set.duplicate);

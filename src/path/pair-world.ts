@@ -115,7 +115,7 @@ export class End {
   #emit(kind: number, name: number, payload: number, bytes: number): boolean {
     if (!this.sessionUp) return false;
     const remote = this.#remote(name);
-    const ipBytes = outerPacketBytes(bytes, this.slab.u8[name + NAME_FAMILY]!);
+    const ipBytes = outerPacketBytes(bytes, this.slab.u8[name + NAME_FAMILY]);
     if (ipBytes > this.interfaceMtuBytes) return false;
     this.emitted.push({ kind, bytes, atMs: this.world.nowMs, to: remote.join() });
     this.world.transmit(this, remote, kind, this.slab.u8.slice(payload, payload + bytes), this.counter++, ipBytes);
@@ -191,7 +191,7 @@ export class World {
       this.nowMs,
       this.links.map((known) => known.b),
     );
-    const first = this.links[0]!;
+    const first = this.links[0];
     this.a.paths.confirm(this.nowMs, this.a.name(first.b));
     this.b.paths.confirm(this.nowMs, this.b.name(first.a));
   }

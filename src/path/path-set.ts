@@ -140,7 +140,7 @@ export class PathSet {
   #upgrading(path: Path): boolean {
     if (path.state !== PathState.ALIVE || path.probation > 0 || path.rtt.samples < SAMPLES_TO_COMPARE) return true;
     if (this.active < 0 || path.slot === this.active) return false;
-    const active = this.paths[this.active]!;
+    const active = this.paths[this.active];
     return worthMoving(
       pathCost(path.kind, path.rtt.baselineMs, 0),
       pathCost(active.kind, active.rtt.baselineMs, active.loss.ratio),
@@ -196,7 +196,7 @@ export class PathSet {
   /** @param name name block @returns slot or −1 */
   find(name: number): number {
     for (let slot = 0; slot < MAX_PATHS; slot++) {
-      const path = this.paths[slot]!;
+      const path = this.paths[slot];
       if (path.used && sameRemote(this.view, path.name, name)) return slot;
     }
     return -1;
@@ -206,7 +206,7 @@ export class PathSet {
   findId(id: number): number {
     if (id === 0) return -1;
     for (let slot = 0; slot < MAX_PATHS; slot++) {
-      if (this.paths[slot]!.used && this.paths[slot]!.id === id) return slot;
+      if (this.paths[slot].used && this.paths[slot].id === id) return slot;
     }
     return -1;
   }
@@ -218,7 +218,7 @@ export class PathSet {
     const adopted = this.adopt(nowMs, name, PathReason.SEEN);
     if (adopted >= 0) {
       this.live = true;
-      this.probeAt(this.paths[adopted]!, nowMs);
+      this.probeAt(this.paths[adopted], nowMs);
     }
     return adopted;
   }
@@ -226,7 +226,7 @@ export class PathSet {
   /** Makes a path for a name not known yet, displacing one if it must. @returns slot or −1 (counted) */
   adopt(nowMs: number, name: number, reason: PathReason): number {
     let slot = -1;
-    for (let i = 0; i < MAX_PATHS && slot < 0; i++) if (!this.paths[i]!.used) slot = i;
+    for (let i = 0; i < MAX_PATHS && slot < 0; i++) if (!this.paths[i].used) slot = i;
     if (slot < 0) {
       slot = this.#victim(nowMs, reason);
       if (slot < 0) {
@@ -234,9 +234,9 @@ export class PathSet {
         return -1;
       }
       this.counters.pathsEvicted++;
-      this.release(this.paths[slot]!);
+      this.release(this.paths[slot]);
     }
-    const path = this.paths[slot]!;
+    const path = this.paths[slot];
     path.reset(nowMs, this.#nextId, this.#limitBytes());
     this.#nextId = (this.#nextId % 65_535) + 1;
     path.reason = reason;
@@ -310,7 +310,7 @@ export class PathSet {
   }
 
   family(path: Path): number {
-    return this.u8[path.name + NAME_FAMILY]!;
+    return this.u8[path.name + NAME_FAMILY];
   }
 
   /** Outer IP and UDP headers on this path, bytes. */
@@ -375,7 +375,7 @@ export class PathSet {
         endpoint,
         active: path.slot === this.active,
         state: path.state,
-        reason: PATH_REASONS[path.reason]!,
+        reason: PATH_REASONS[path.reason],
         rttMs: path.rtt.smoothedMs,
         rttP95Ms: path.rtt.p95Ms,
         jitterMs: path.rtt.samples > 0 ? path.rtt.variationMs : -1,

@@ -18,8 +18,8 @@ test("round trip and jitter converge on a steady link, in both directions", () =
   for (const end of [world.a, world.b]) {
     const [figures] = end.paths.figures();
     assert.ok(Math.abs(end.paths.rttMs - 50) < 1, `rtt ${end.paths.rttMs}`);
-    assert.ok(figures!.jitterMs < 1, `jitter ${figures!.jitterMs}`);
-    assert.ok(Math.abs(figures!.rttP95Ms - 50) < 1);
+    assert.ok(figures.jitterMs < 1, `jitter ${figures.jitterMs}`);
+    assert.ok(Math.abs(figures.rttP95Ms - 50) < 1);
     assert.equal(end.paths.lossRatio < 0.01, true);
   }
 });
@@ -55,7 +55,7 @@ test("the peer's moving is followed one round trip after its first packet from t
   world.pass(3_000);
   const before = hex(world.b.activeRemote);
   const moved = endpoint("192.0.2.99:7");
-  world.links[0]!.a = moved;
+  world.links[0].a = moved;
   let firstSeenMs = 0;
   let answeredMs = 0;
   let movedMs = 0;
@@ -81,12 +81,12 @@ test("a peer that keeps moving between two addresses is followed each time withi
   world.every(5, () => world.a.sendData());
   world.every(5, () => world.b.sendData());
   world.pass(3_000);
-  const homes = [world.links[0]!.a, endpoint("192.0.2.99:7")];
+  const homes = [world.links[0].a, endpoint("192.0.2.99:7")];
   for (let i = 1; i <= 10; i++) {
-    world.links[0]!.a = homes[i % 2]!;
+    world.links[0].a = homes[i % 2]!;
     world.a.paths.addressesChanged(world.nowMs);
     const fromMs = world.nowMs;
-    world.run(fromMs + 1_000, () => hex(world.b.activeRemote) === hex(homes[i % 2]!));
+    world.run(fromMs + 1_000, () => hex(world.b.activeRemote) === hex(homes[i % 2]));
     assert.ok(world.nowMs - fromMs < 1_000, `move ${i} took ${world.nowMs - fromMs} ms`);
     world.pass(3_000 - (world.nowMs - fromMs));
   }
@@ -96,7 +96,7 @@ test("a peer that moves while nothing is sent is found again without data", () =
   const world = new World([link("10.0.0.1:1", "10.0.0.2:1", 20)]);
   world.connect();
   world.pass(3_000);
-  world.links[0]!.a = endpoint("192.0.2.99:7");
+  world.links[0].a = endpoint("192.0.2.99:7");
   world.a.paths.addressesChanged(world.nowMs);
   world.pass(15_000);
   assert.equal(hex(world.b.activeRemote), hex(endpoint("192.0.2.99:7")));
@@ -119,7 +119,7 @@ test("a genuine packet sent on from a spoofed source never moves traffic, and th
     world.at(world.nowMs + 1, () => void world.b.receive({ ...datagram, from: spoofed }));
     return false;
   };
-  const target = hex(world.links[0]!.a);
+  const target = hex(world.links[0].a);
   world.run(world.nowMs + 10_000, () => {
     assert.equal(hex(world.b.activeRemote), target);
     return false;
@@ -163,23 +163,23 @@ function blackhole(
   world.every(1, () => world.a.sendData());
   world.every(1, () => world.b.sendData());
   world.pass(6_000);
-  assert.equal(hex(world.a.activeRemote), hex(world.links[0]!.b));
+  assert.equal(hex(world.a.activeRemote), hex(world.links[0].b));
   const rttMs = delay1 * 2;
   const intervalMs = Math.min(50, Math.max(10, rttMs / 4));
   const failMs = world.nowMs;
-  world.links[0]!.lossToB = 1;
-  if (!oneWay) world.links[0]!.lossToA = 1;
+  world.links[0].lossToB = 1;
+  if (!oneWay) world.links[0].lossToA = 1;
   let duplicatedMs = 0;
   let movedMs = 0;
   const arrivalsBefore = world.b.arrivals.length;
   world.run(failMs + 3_000, () => {
     if (world.a.paths.duplicate >= 0 && duplicatedMs === 0) duplicatedMs = world.nowMs - failMs;
-    if (movedMs === 0 && hex(world.a.activeRemote) === hex(world.links[1]!.b)) movedMs = world.nowMs - failMs;
+    if (movedMs === 0 && hex(world.a.activeRemote) === hex(world.links[1].b)) movedMs = world.nowMs - failMs;
     return false;
   });
   let gapMs = 0;
   const arrivals = world.b.arrivals.slice(Math.max(0, arrivalsBefore - 1)).map((arrival) => arrival.atMs);
-  for (let i = 1; i < arrivals.length; i++) gapMs = Math.max(gapMs, arrivals[i]! - arrivals[i - 1]!);
+  for (let i = 1; i < arrivals.length; i++) gapMs = Math.max(gapMs, arrivals[i] - arrivals[i - 1]);
   return { boundMs: rttMs + 2 * intervalMs + 20, intervalMs, duplicatedMs, movedMs, gapMs };
 }
 
@@ -210,15 +210,15 @@ test("after the better path is back traffic returns to it, and the return loses 
   world.every(5, () => world.a.sendData());
   world.every(5, () => world.b.sendData());
   world.pass(6_000);
-  world.links[0]!.lossToA = 1;
-  world.links[0]!.lossToB = 1;
+  world.links[0].lossToA = 1;
+  world.links[0].lossToB = 1;
   world.pass(3_000);
-  assert.equal(hex(world.a.activeRemote), hex(world.links[1]!.b));
+  assert.equal(hex(world.a.activeRemote), hex(world.links[1].b));
   const counterBefore = world.a.counter;
-  world.links[0]!.lossToA = 0;
-  world.links[0]!.lossToB = 0;
+  world.links[0].lossToA = 0;
+  world.links[0].lossToB = 0;
   let returned = false;
-  world.run(world.nowMs + 60_000, () => (returned = hex(world.a.activeRemote) === hex(world.links[0]!.b)));
+  world.run(world.nowMs + 60_000, () => (returned = hex(world.a.activeRemote) === hex(world.links[0].b)));
   assert.equal(returned, true);
   world.pass(1_000);
   const seen = new Set(world.b.arrivals.map((arrival) => arrival.counter));
@@ -238,7 +238,7 @@ test("traffic moves to a path that is clearly faster and stays on one that is ha
     world.connect();
     world.every(20, () => world.a.sendData());
     world.pass(20_000);
-    assert.equal(hex(world.a.activeRemote) === hex(world.links[1]!.b), moves, `${other} ms`);
+    assert.equal(hex(world.a.activeRemote) === hex(world.links[1].b), moves, `${other} ms`);
   }
 });
 
@@ -247,9 +247,9 @@ test("a path that loses half of its packets is left for one that does not", () =
   world.connect();
   world.every(5, () => world.a.sendData());
   world.pass(5_000);
-  world.links[0]!.lossToB = 0.5;
+  world.links[0].lossToB = 0.5;
   world.pass(3_000);
-  assert.equal(hex(world.a.activeRemote), hex(world.links[1]!.b));
+  assert.equal(hex(world.a.activeRemote), hex(world.links[1].b));
 });
 
 test("the newest data on another proven path is followed when nothing speaks for the own one any more", () => {
@@ -258,11 +258,11 @@ test("the newest data on another proven path is followed when nothing speaks for
   world.every(5, () => world.a.sendData());
   world.pass(6_000);
   // Only A sends; B, which has nothing to send and so nothing reported, must still notice where A went.
-  world.links[0]!.lossToA = 1;
-  world.links[0]!.lossToB = 1;
+  world.links[0].lossToA = 1;
+  world.links[0].lossToB = 1;
   world.pass(1_000);
-  assert.equal(hex(world.a.activeRemote), hex(world.links[1]!.b));
-  assert.equal(hex(world.b.activeRemote), hex(world.links[1]!.a));
+  assert.equal(hex(world.a.activeRemote), hex(world.links[1].b));
+  assert.equal(hex(world.b.activeRemote), hex(world.links[1].a));
 });
 
 test("with a single path a black hole keeps it active, and it works again when the hole closes", () => {
@@ -270,15 +270,15 @@ test("with a single path a black hole keeps it active, and it works again when t
   world.connect();
   world.every(5, () => world.a.sendData());
   world.pass(3_000);
-  world.links[0]!.lossToA = 1;
-  world.links[0]!.lossToB = 1;
+  world.links[0].lossToA = 1;
+  world.links[0].lossToB = 1;
   world.pass(20_000);
-  assert.equal(hex(world.a.activeRemote), hex(world.links[0]!.b));
-  assert.notEqual(stateOf(world.a, world.links[0]!.b), PathState.ALIVE);
-  world.links[0]!.lossToA = 0;
-  world.links[0]!.lossToB = 0;
+  assert.equal(hex(world.a.activeRemote), hex(world.links[0].b));
+  assert.notEqual(stateOf(world.a, world.links[0].b), PathState.ALIVE);
+  world.links[0].lossToA = 0;
+  world.links[0].lossToB = 0;
   world.pass(2_500);
-  assert.equal(stateOf(world.a, world.links[0]!.b), PathState.ALIVE);
+  assert.equal(stateOf(world.a, world.links[0].b), PathState.ALIVE);
 });
 
 test("a lone lost packet costs at most a false alarm, and the better path is active again soon", () => {
@@ -286,11 +286,11 @@ test("a lone lost packet costs at most a false alarm, and the better path is act
   world.connect();
   world.every(1_000, () => world.a.sendData());
   world.pass(10_500);
-  world.links[0]!.lossToB = 1;
+  world.links[0].lossToB = 1;
   world.a.sendData();
-  world.links[0]!.lossToB = 0;
+  world.links[0].lossToB = 0;
   world.pass(3_000);
-  assert.equal(hex(world.a.activeRemote), hex(world.links[0]!.b));
+  assert.equal(hex(world.a.activeRemote), hex(world.links[0].b));
   assert.ok(world.a.paths.counters.falseAlarms >= 1);
 });
 
@@ -303,7 +303,7 @@ test("late, duplicated and reordered answers and reports change nothing that the
   world.every(3, () => world.a.sendData());
   world.every(3, () => world.b.sendData());
   world.run(world.nowMs + 20_000, () => {
-    assert.equal(hex(world.a.activeRemote), hex(world.links[0]!.b));
+    assert.equal(hex(world.a.activeRemote), hex(world.links[0].b));
     return false;
   });
   assert.ok(world.a.paths.counters.reportsStale > 0, "reordering reached the reports");
@@ -317,7 +317,7 @@ test("an answer to an earlier attempt does not revive a path", () => {
   world.every(100, () => world.a.sendData());
   world.pass(4_000);
   const held: Datagram[] = [];
-  const second = world.links[1]!;
+  const second = world.links[1];
   world.tap = (datagram: Datagram, toA: boolean): boolean => {
     if (!toA || hex(datagram.from) !== hex(second.b) || datagram.kind !== InnerKind.PROBE_ACK) return true;
     held.push(datagram);
@@ -331,7 +331,7 @@ test("an answer to an earlier attempt does not revive a path", () => {
   for (const datagram of held.slice(0, first)) world.a.receive(datagram);
   assert.notEqual(stateOf(world.a, second.b), PathState.ALIVE);
   assert.ok(world.a.paths.counters.acksLate >= first);
-  world.a.receive(held[first]!);
+  world.a.receive(held[first]);
   assert.equal(stateOf(world.a, second.b), PathState.ALIVE);
 });
 
@@ -367,7 +367,7 @@ test("a spray of sources keeps at most eight paths, the active one among them, a
   assert.ok(world.b.paths.counters.pathsRefused > 0);
   assert.ok(world.b.paths.counters.pathsEvicted > 0);
   assert.equal(
-    stateOf(world.b, world.links[1]!.a) ?? PathState.ALIVE,
+    stateOf(world.b, world.links[1].a) ?? PathState.ALIVE,
     PathState.ALIVE,
     "a working path is not displaced",
   );
@@ -393,7 +393,7 @@ test("no answer is larger than its question, and a question smaller than an answ
     counter: world.a.counter++,
     epochId: 1,
     datagramBytes: 79,
-    from: world.links[0]!.a,
+    from: world.links[0].a,
   };
   assert.notEqual(world.b.receive(short), 0);
   assert.equal(world.b.paths.counters.probesAnswered, answered);
@@ -415,7 +415,7 @@ test("a flood of probes from the peer is answered up to the limit and counted be
       counter: 1_000_000 + i,
       epochId: 1,
       datagramBytes: 80,
-      from: world.links[0]!.a,
+      from: world.links[0].a,
     });
   }
   const answered = world.b.paths.counters.probesAnswered - answeredBefore;
@@ -521,7 +521,7 @@ test("candidates: eight at most, live paths stay when they are no longer named, 
   world.a.paths.setCandidates(world.nowMs, []);
   assert.deepEqual(
     world.a.paths.figures().map((figures) => hex(figures.endpoint)),
-    [hex(world.links[0]!.b)],
+    [hex(world.links[0].b)],
   );
 });
 
@@ -529,10 +529,10 @@ test("the address by which the peer sees us is told once per change", () => {
   const world = new World([link("10.0.0.1:1", "10.0.0.2:1", 10)]);
   world.connect();
   world.pass(1_000);
-  assert.equal(hex(world.a.paths.takeObserved()), hex(world.links[0]!.a));
+  assert.equal(hex(world.a.paths.takeObserved()), hex(world.links[0].a));
   world.pass(10_000);
   assert.equal(world.a.paths.takeObserved(), undefined);
-  world.links[0]!.a = endpoint("192.0.2.4:4");
+  world.links[0].a = endpoint("192.0.2.4:4");
   world.a.paths.addressesChanged(world.nowMs);
   world.pass(1_000);
   assert.equal(hex(world.a.paths.takeObserved()), hex(endpoint("192.0.2.4:4")));
@@ -554,7 +554,7 @@ test("a changed address clears the sticky source of every path", () => {
   const world = new World([link("10.0.0.1:1", "10.0.0.2:1", 10)]);
   world.connect();
   const { u8, view } = world.a.slab;
-  const name = world.a.name(world.links[0]!.b);
+  const name = world.a.name(world.links[0].b);
   u8.set(endpoint("10.0.0.1:1").subarray(0, 16), name + 16);
   view.setUint32(name + 36, 3, true);
   world.a.paths.received(world.nowMs, name, 1, 100, 1, 0, 0, 1);
@@ -582,7 +582,7 @@ test("whatever the links do, time goes on, traffic stays on a known link, and ca
     const random = world.random;
     const endMs = world.nowMs + 20_000;
     world.every(400, () => {
-      const victim = world.links[Math.floor(random.unit() * 3)]!;
+      const victim = world.links[Math.floor(random.unit() * 3)];
       victim.lossToA = random.unit() < 0.4 ? 1 : random.unit() * 0.2;
       victim.lossToB = random.unit() < 0.4 ? 1 : random.unit() * 0.2;
       victim.mtuBytes = random.unit() < 0.3 ? 1400 : 1500;
@@ -607,7 +607,7 @@ test("whatever the links do, time goes on, traffic stays on a known link, and ca
       );
       assert.ok(end.paths.counters.probesSent < 120 * 20, `seed ${seed}: ${end.paths.counters.probesSent} probes`);
     }
-    assert.equal(hex(world.a.activeRemote), hex(world.links[0]!.b), `seed ${seed}: back on the best`);
+    assert.equal(hex(world.a.activeRemote), hex(world.links[0].b), `seed ${seed}: back on the best`);
     const before = world.b.arrivals.length;
     world.pass(1_000);
     assert.ok(world.b.arrivals.length - before >= 140, `seed ${seed}`);
@@ -621,7 +621,7 @@ test("counting what comes in and goes out does not allocate", () => {
   world.every(10, () => world.b.sendData());
   world.pass(2_000);
   const { paths } = world.a;
-  const name = world.a.name(world.links[0]!.b);
+  const name = world.a.name(world.links[0].b);
   // One time per stretch: a fresh fraction per call would be boxed by the caller.
   const work = (nowMs: number, from: number, calls: number): void => {
     for (let i = 0; i < calls; i++) {
@@ -637,6 +637,6 @@ test("counting what comes in and goes out does not allocate", () => {
     growth.push(process.memoryUsage().heapUsed - before);
   }
   growth.sort((a, b) => a - b);
-  const typical = growth[10]!;
+  const typical = growth[10];
   assert.ok(typical < 40_000, `${typical} bytes for 40,000 calls`);
 });

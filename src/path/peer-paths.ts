@@ -103,30 +103,30 @@ export class PeerPaths {
   /** Name block of the active path; 0 when there is none. */
   activeName(): number {
     const set = this.#set;
-    return set.active < 0 ? 0 : set.paths[set.active]!.name;
+    return set.active < 0 ? 0 : set.paths[set.active].name;
   }
 
   /** @param slot 0–7 @returns slab offset of its name block */
   nameOf(slot: number): number {
-    return this.#set.paths[slot]!.name;
+    return this.#set.paths[slot].name;
   }
 
   /** Smoothed round trip of the active path, ms; −1 = unknown. */
   get rttMs(): number {
     const set = this.#set;
-    return set.active < 0 ? -1 : set.paths[set.active]!.rtt.smoothedMs;
+    return set.active < 0 ? -1 : set.paths[set.active].rtt.smoothedMs;
   }
 
   /** Loss of the active path, 0–1. */
   get lossRatio(): number {
     const set = this.#set;
-    return set.active < 0 ? 0 : set.paths[set.active]!.loss.ratio;
+    return set.active < 0 ? 0 : set.paths[set.active].loss.ratio;
   }
 
   /** Largest underlay IP packet for the active path, bytes. */
   get mtuBytes(): number {
     const set = this.#set;
-    return set.active < 0 ? PMTU_BASE_BYTES : set.paths[set.active]!.mtu.mtuBytes;
+    return set.active < 0 ? PMTU_BASE_BYTES : set.paths[set.active].mtu.mtuBytes;
   }
 
   /**
@@ -137,7 +137,7 @@ export class PeerPaths {
   innerBytes(overheadBytes: number): number {
     const set = this.#set;
     if (set.active < 0) return PMTU_BASE_BYTES - overheadBytes;
-    const current = set.paths[set.active]!;
+    const current = set.paths[set.active];
     const own = current.mtu.mtuBytes - set.outerBytes(current) - overheadBytes;
     let least = own;
     for (const path of set.paths) {
@@ -152,14 +152,14 @@ export class PeerPaths {
   get isLimited(): boolean {
     const set = this.#set;
     if (set.active < 0) return false;
-    const path = set.paths[set.active]!;
+    const path = set.paths[set.active];
     return path.loss.ratio > 0.001 || path.rtt.smoothedMs > 2 * path.rtt.baselineMs + 5;
   }
 
   /** Delivery rate of the active path, bits per second; 0 = unknown. */
   get rateBps(): number {
     const set = this.#set;
-    return set.active < 0 ? 0 : set.paths[set.active]!.rate.bps;
+    return set.active < 0 ? 0 : set.paths[set.active].rate.bps;
   }
 
   /** True once after each change of the active path. */
@@ -191,9 +191,9 @@ export class PeerPaths {
     const count = Math.min(MAX_PATHS, endpoints.length);
     for (const path of set.paths) path.candidate = false;
     for (let rank = 0; rank < count; rank++) {
-      set.writeName(endpoints[rank]!, name);
+      set.writeName(endpoints[rank], name);
       const slot = set.find(name);
-      if (slot >= 0) set.paths[slot]!.candidate = true;
+      if (slot >= 0) set.paths[slot].candidate = true;
     }
     for (const path of set.paths) {
       const lives = path.state === PathState.ALIVE || path.state === PathState.PROBING;
@@ -202,15 +202,15 @@ export class PeerPaths {
       this.#chooser.forget(path.slot);
     }
     for (let rank = 0; rank < count; rank++) {
-      set.writeName(endpoints[rank]!, name);
+      set.writeName(endpoints[rank], name);
       let slot = set.find(name);
       if (slot < 0) {
         slot = set.adopt(nowMs, name, PathReason.CANDIDATE);
         if (slot < 0) continue;
-        if (set.live) set.probeAt(set.paths[slot]!, nowMs);
+        if (set.live) set.probeAt(set.paths[slot], nowMs);
       }
-      set.paths[slot]!.candidate = true;
-      set.paths[slot]!.rank = rank;
+      set.paths[slot].candidate = true;
+      set.paths[slot].rank = rank;
     }
   }
 
@@ -222,13 +222,13 @@ export class PeerPaths {
     if (slot < 0) return;
     set.begin(nowMs);
     set.lastDataMs = nowMs;
-    const path = set.paths[slot]!;
+    const path = set.paths[slot];
     path.probation = 0;
     set.proven(nowMs, path, PathReason.HANDSHAKE);
     path.misses = 0;
     path.answerDueMs = Infinity;
     set.probeAt(path, nowMs);
-    const current = set.active < 0 ? undefined : set.paths[set.active]!;
+    const current = set.active < 0 ? undefined : set.paths[set.active];
     const heardMs = current === undefined ? -Infinity : Math.max(current.lastReceivedMs, current.lastProvenMs);
     if (current === undefined || !current.eligible || nowMs - heardMs >= CONFIRM_FRESH_MS) this.#chooser.activate(slot);
   }
@@ -236,7 +236,7 @@ export class PeerPaths {
   /** confirm(), but only for an address from which the peer has already sent: the responder's proof. */
   confirmIfSeen(nowMs: number, name: number): void {
     const slot = this.#set.find(name);
-    if (slot >= 0 && this.#set.paths[slot]!.lastReceivedMs >= 0) this.confirm(nowMs, name);
+    if (slot >= 0 && this.#set.paths[slot].lastReceivedMs >= 0) this.confirm(nowMs, name);
   }
 
   /** This host's addresses, interfaces or routes changed: forget sticky sources and ask every path again now. */
@@ -270,7 +270,7 @@ export class PeerPaths {
   tooBig(nowMs: number, datagramBytes: number): void {
     const set = this.#set;
     if (set.active < 0) return;
-    const path = set.paths[set.active]!;
+    const path = set.paths[set.active];
     path.mtu.refused(nowMs, datagramBytes + set.outerBytes(path));
     set.wakeAt(path.mtu.nextMs);
   }
@@ -280,7 +280,7 @@ export class PeerPaths {
     const set = this.#set;
     const slot = set.find(name);
     if (slot < 0) return false;
-    const path = set.paths[slot]!;
+    const path = set.paths[slot];
     if (!path.mtu.hinted(nowMs, mtuBytes)) return false;
     set.counters.mtuHints++;
     set.wakeAt(path.mtu.nextMs);
@@ -306,7 +306,7 @@ export class PeerPaths {
     epochId: number,
   ): number {
     const set = this.#set;
-    let path = set.paths[this.#lastSlot]!;
+    let path = set.paths[this.#lastSlot];
     if (!path.used || !sameRemote(set.view, path.name, name)) {
       const slot = set.findOrAdopt(nowMs, name);
       if (slot < 0) return -1;

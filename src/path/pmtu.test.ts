@@ -154,7 +154,7 @@ test("a link that shrinks under traffic is noticed by the next verification", ()
   world.every(20, () => world.a.sendData());
   world.pass(5_000);
   assert.equal(world.a.paths.mtuBytes, 1500);
-  world.links[0]!.mtuBytes = 1400;
+  world.links[0].mtuBytes = 1400;
   world.pass(32_000);
   assert.equal(world.a.paths.mtuBytes, 1400);
 });
@@ -165,7 +165,7 @@ test("a datagram that the kernel refuses, and an ICMP hint for a path of ours, l
   world.pass(1_000);
   world.a.paths.tooBig(world.nowMs, 1472);
   assert.equal(world.a.paths.mtuBytes, 1492);
-  assert.equal(world.a.paths.mtuError(world.nowMs, world.a.name(world.links[0]!.a), 1300), false);
-  assert.equal(world.a.paths.mtuError(world.nowMs, world.a.name(world.links[0]!.b), 1300), true);
+  assert.equal(world.a.paths.mtuError(world.nowMs, world.a.name(world.links[0].a), 1300), false);
+  assert.equal(world.a.paths.mtuError(world.nowMs, world.a.name(world.links[0].b), 1300), true);
   assert.equal(world.a.paths.mtuBytes, 1300);
 });

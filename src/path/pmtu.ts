@@ -160,7 +160,7 @@ export class PathMtu {
     if (position === 0) return this.#targetBytes;
     if (this.#try === 0) return 0;
     for (let i = position - 1; i < PMTU_TABLE.length; i++) {
-      const size = PMTU_TABLE[i]!;
+      const size = PMTU_TABLE[i];
       // Sizes that this round has already seen pass need no second question.
       if (size >= this.#targetBytes || size <= this.#best || (this.#raising && size <= this.mtuBytes)) continue;
       this.#cursor = i + 2;

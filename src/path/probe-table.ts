@@ -41,7 +41,7 @@ export class ProbeTable {
   /** Finds and frees the probe with this transaction id. @returns its entry, readable until the next add(), or −1 */
   take(low: number, high: number): number {
     for (let entry = 0; entry < CAPACITY; entry++) {
-      if (this.#low[entry] === low && this.#high[entry] === high && this.#slot[entry]! >= 0) {
+      if (this.#low[entry] === low && this.#high[entry] === high && this.#slot[entry] >= 0) {
         this.#low[entry] = 0;
         this.#high[entry] = 0;
         return entry;
@@ -56,25 +56,25 @@ export class ProbeTable {
   }
 
   low(entry: number): number {
-    return this.#low[entry]!;
+    return this.#low[entry];
   }
   high(entry: number): number {
-    return this.#high[entry]!;
+    return this.#high[entry];
   }
   slot(entry: number): number {
-    return this.#slot[entry]!;
+    return this.#slot[entry];
   }
   generation(entry: number): number {
-    return this.#generation[entry]!;
+    return this.#generation[entry];
   }
   sentMs(entry: number): number {
-    return this.#sentMs[entry]!;
+    return this.#sentMs[entry];
   }
   sizeBytes(entry: number): number {
-    return this.#sizeBytes[entry]!;
+    return this.#sizeBytes[entry];
   }
   /** Number of the probe, increasing from 1, never reused. */
   id(entry: number): number {
-    return this.#id[entry]!;
+    return this.#id[entry];
   }
 }

@@ -69,7 +69,7 @@ export class Prober {
     if (malformed !== Drop.NONE) return malformed;
     const slot = set.findOrAdopt(nowMs, name);
     if (slot < 0) return Drop.NO_PATH;
-    const path = set.paths[slot]!;
+    const path = set.paths[slot];
     path.controlPending++;
     path.lastReceivedMs = nowMs;
     path.remoteId = probe.pathId;
@@ -103,13 +103,13 @@ export class Prober {
     const malformed = decodeProbeAck(set.view, payload, bytes, ack);
     if (malformed !== Drop.NONE) return malformed;
     const slot = set.find(name);
-    if (slot >= 0) set.paths[slot]!.controlPending++;
+    if (slot >= 0) set.paths[slot].controlPending++;
     const entry = this.#waiting.take(ack.transactionLow, ack.transactionHigh);
     if (entry < 0 || slot < 0 || this.#waiting.slot(entry) !== slot) {
       set.counters.acksLate++;
       return Drop.UNEXPECTED;
     }
-    const path = set.paths[slot]!;
+    const path = set.paths[slot];
     if (this.#waiting.generation(entry) !== path.generation || ack.pathId !== path.id) {
       set.counters.acksLate++;
       return Drop.UNEXPECTED;

@@ -44,9 +44,9 @@ export class RateEstimator {
     for (let i = 0; i < skipped; i++) this.#peaks[(bucket - i) % BUCKETS] = 0;
     if (skipped > 0) this.#bucket = bucket;
     const at = bucket % BUCKETS;
-    if (bps > this.#peaks[at]!) this.#peaks[at] = bps;
+    if (bps > this.#peaks[at]) this.#peaks[at] = bps;
     let peak = 0;
-    for (let i = 0; i < BUCKETS; i++) if (this.#peaks[i]! > peak) peak = this.#peaks[i]!;
+    for (let i = 0; i < BUCKETS; i++) if (this.#peaks[i] > peak) peak = this.#peaks[i]!;
     this.bps = peak;
   }
 }

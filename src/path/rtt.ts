@@ -74,6 +74,6 @@ export class RttEstimator {
     const window = sorted.subarray(0, count);
     window.set(this.#ring.subarray(0, count));
     window.sort();
-    return window[Math.ceil(count * 0.95) - 1]!;
+    return window[Math.ceil(count * 0.95) - 1];
   }
 }

@@ -58,10 +58,10 @@ export class Deadlines {
 
   #up(from: number): number {
     let position = from;
-    const slot = this.#heap[position] as number;
+    const slot = this.#heap[position];
     while (position > 0) {
       const above = (position - 1) >> 1;
-      const other = this.#heap[above] as number;
+      const other = this.#heap[above];
       if (this.#time(other) <= this.#time(slot)) break;
       this.#place(other, position);
       position = above;
@@ -72,13 +72,13 @@ export class Deadlines {
 
   #down(from: number): void {
     let position = from;
-    const slot = this.#heap[position] as number;
+    const slot = this.#heap[position];
     for (;;) {
       let below = position * 2 + 1;
       if (below >= this.#heap.length) break;
       const right = this.#heap[below + 1];
-      if (right !== undefined && this.#time(right) < this.#time(this.#heap[below] as number)) below++;
-      const other = this.#heap[below] as number;
+      if (right !== undefined && this.#time(right) < this.#time(this.#heap[below])) below++;
+      const other = this.#heap[below];
       if (this.#time(other) >= this.#time(slot)) break;
       this.#place(other, position);
       position = below;

@@ -83,7 +83,7 @@ test("equals a plain map under random installs, retirements, removals and time",
             const gone = of(step.peer).filter(([at]) => table.lookup(at) === undefined);
             assert.equal(gone.length, 1);
             assert.notEqual(gone[0]?.[1].id, sending.get(step.peer));
-            byIndex.delete(gone[0]?.[0] as number);
+            byIndex.delete(gone[0]?.[0]);
           }
           byIndex.set(index, { id, peer: step.peer, bornMs: nowMs, endsMs: nowMs + 20_000 });
         } else if (step.kind === "retire" || step.kind === "activate") {

@@ -136,7 +136,7 @@ export class EpochTable {
     const key = index >>> 0;
     let at = key & this.#mask;
     for (;;) {
-      const position = this.#positions[at] as number;
+      const position = this.#positions[at];
       if (position === 0) return undefined;
       if (this.#keys[at] === key) return this.#slots[position - 1];
       at = (at + 1) & this.#mask;
@@ -315,16 +315,16 @@ export class EpochTable {
     this.#aead.destroy(epoch.sealHandle);
     this.#aead.destroy(epoch.openHandle);
     let hole = this.#find(epoch.localIndex);
-    this.#slots[(this.#positions[hole] as number) - 1] = undefined;
+    this.#slots[this.#positions[hole] - 1] = undefined;
     this.#size--;
     if (this.#sending[epoch.peer] === epoch) this.#sending[epoch.peer] = undefined;
     // Backward-shift deletion keeps every probe sequence unbroken without tombstones (Knuth, TAOCP 6.4, algorithm R).
     this.#positions[hole] = 0;
     for (let at = (hole + 1) & this.#mask; this.#positions[at] !== 0; at = (at + 1) & this.#mask) {
-      const home = (this.#keys[at] as number) & this.#mask;
+      const home = this.#keys[at] & this.#mask;
       if (((at - home) & this.#mask) >= ((at - hole) & this.#mask)) {
-        this.#keys[hole] = this.#keys[at] as number;
-        this.#positions[hole] = this.#positions[at] as number;
+        this.#keys[hole] = this.#keys[at];
+        this.#positions[hole] = this.#positions[at];
         this.#positions[at] = 0;
         hole = at;
       }

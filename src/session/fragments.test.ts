@@ -20,8 +20,8 @@ function cut(slab: Slab, fragmenter: Fragmenter, at: number, id: number, message
   slab.u8.set(message, at);
   const count = fragmenter.split(id, 1, 3, at, message.length, room);
   return [...Array(count).keys()].map((i) => {
-    const offset = fragmenter.partOffset[i] as number;
-    return { id, bytes: slab.u8.slice(offset, offset + (fragmenter.partBytes[i] as number)) };
+    const offset = fragmenter.partOffset[i];
+    return { id, bytes: slab.u8.slice(offset, offset + fragmenter.partBytes[i]) };
   });
 }
 
@@ -37,15 +37,13 @@ test("messages in any order of pieces, interleaved and with duplicates, come out
         const { slab, fragmenter, at } = make();
         const random = new SeededRandom(seed);
         const messages = sizes.map(({ bytes }) => random.bytes(bytes));
-        const pieces = messages.flatMap((message, id) =>
-          cut(slab, fragmenter, at, id, message, sizes[id]?.room as number),
-        );
-        for (const piece of pieces) assert.ok(piece.bytes.length <= (sizes[piece.id]?.room as number));
+        const pieces = messages.flatMap((message, id) => cut(slab, fragmenter, at, id, message, sizes[id]?.room));
+        for (const piece of pieces) assert.ok(piece.bytes.length <= sizes[piece.id]?.room);
         // Of each message at most one piece twice: the replay window takes care of the rest.
         const mixed = [...pieces, ...pieces.filter((piece) => piece.bytes[4] === 0 && random.unit() < 0.5)];
         for (let i = mixed.length - 1; i > 0; i--) {
           const j = random.u32() % (i + 1);
-          [mixed[i], mixed[j]] = [mixed[j] as Piece, mixed[i] as Piece];
+          [mixed[i], mixed[j]] = [mixed[j], mixed[i]];
         }
         const whole = new Map<number, number>();
         for (const piece of mixed) {
@@ -89,25 +87,25 @@ test("a peer keeps at most 16 unfinished messages: the oldest makes room, others
     slab.u8.set(piece.bytes, at);
     return fragmenter.add(5, peer, at, piece.bytes.length);
   };
-  give(2, other[0] as Piece);
-  for (let id = 0; id <= FRAGMENTED_PER_PEER; id++) give(1, cut(slab, fragmenter, at, id, message, 400)[0] as Piece);
+  give(2, other[0]);
+  for (let id = 0; id <= FRAGMENTED_PER_PEER; id++) give(1, cut(slab, fragmenter, at, id, message, 400)[0]);
   assert.equal(fragmenter.pending, FRAGMENTED_PER_PEER + 1);
   assert.equal(fragmenter.expire(5), 1);
-  assert.equal(give(1, cut(slab, fragmenter, at, 0, message, 400)[1] as Piece), 0, "message 0 was displaced");
-  assert.equal(give(2, other[1] as Piece), 600);
+  assert.equal(give(1, cut(slab, fragmenter, at, 0, message, 400)[1]), 0, "message 0 was displaced");
+  assert.equal(give(2, other[1]), 600);
 });
 
 test("unfinished messages are given up after 1 s and when the peer goes", () => {
   const { slab, fragmenter, at } = make();
   const [first, second] = cut(slab, fragmenter, at, 1, new Uint8Array(600), 400);
-  slab.u8.set((first as Piece).bytes, at);
-  assert.equal(fragmenter.add(0, 1, at, (first as Piece).bytes.length), 0);
+  slab.u8.set(first.bytes, at);
+  assert.equal(fragmenter.add(0, 1, at, first.bytes.length), 0);
   assert.equal(fragmenter.nextTimeout(), 1000);
   assert.equal(fragmenter.expire(999), 0);
   assert.equal(fragmenter.expire(1000), 1);
   assert.equal(fragmenter.pending, 0);
-  slab.u8.set((second as Piece).bytes, at);
-  fragmenter.add(1000, 1, at, (second as Piece).bytes.length);
+  slab.u8.set(second.bytes, at);
+  fragmenter.add(1000, 1, at, second.bytes.length);
   fragmenter.forget(1);
   assert.equal(fragmenter.pending, 0);
   assert.equal(fragmenter.nextTimeout(), Infinity);
@@ -116,11 +114,11 @@ test("unfinished messages are given up after 1 s and when the peer goes", () => 
 test("pieces that disagree about their message end it; what does not fit four pieces is refused", () => {
   const { slab, fragmenter, at } = make();
   const pieces = cut(slab, fragmenter, at, 1, new Uint8Array(600), 400);
-  slab.u8.set((pieces[0] as Piece).bytes, at);
-  fragmenter.add(0, 1, at, (pieces[0] as Piece).bytes.length);
-  slab.u8.set((pieces[1] as Piece).bytes, at);
+  slab.u8.set(pieces[0].bytes, at);
+  fragmenter.add(0, 1, at, pieces[0].bytes.length);
+  slab.u8.set(pieces[1].bytes, at);
   slab.u8[at + 7] = 0;
-  assert.equal(fragmenter.add(0, 1, at, (pieces[1] as Piece).bytes.length), -Drop.FRAGMENT);
+  assert.equal(fragmenter.add(0, 1, at, pieces[1].bytes.length), -Drop.FRAGMENT);
   assert.equal(fragmenter.pending, 0);
   assert.equal(fragmenter.split(1, 1, 0, at, 1280, 300), 0);
   assert.equal(fragmenter.split(1, 1, 0, at, 1280, 8), 0);

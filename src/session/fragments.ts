@@ -126,7 +126,7 @@ export class Fragmenter {
       partial = new Partial(this.#pool.take(), peer, id, count, kind, flags, nowMs);
       this.#partials.push(partial);
     }
-    if ((partial.lengths[index] as number) >= 0) return -Drop.UNEXPECTED;
+    if (partial.lengths[index] >= 0) return -Drop.UNEXPECTED;
     partial.lengths[index] = length;
     partial.have++;
     const from = offset + FRAGMENT_HEADER_BYTES;
@@ -176,7 +176,7 @@ export class Fragmenter {
     const start = partial.block + HEADROOM_BYTES;
     let total = 0;
     for (let index = 0; index < partial.count; index++) {
-      const length = partial.lengths[index] as number;
+      const length = partial.lengths[index];
       const from = pieceAt(partial.block, index);
       this.#slab.u8.copyWithin(start + total, from, from + length);
       total += length;
@@ -196,7 +196,7 @@ export class Fragmenter {
 
   #expireOld(nowMs: number): void {
     while (this.#partials.length > 0) {
-      const oldest = this.#partials[0] as Partial;
+      const oldest = this.#partials[0];
       if (nowMs - oldest.startedAtMs < FRAGMENT_TIMEOUT_MS) return;
       this.#expired++;
       this.#drop(oldest);

@@ -82,7 +82,7 @@ test("without load a valid mac1 is enough, and a wrong one is a reason", () => {
   fc.assert(
     fc.property(fc.nat(159), fc.integer({ min: 1, max: 255 }), (at, flip) => {
       const changed = init(1);
-      changed[at] = (changed[at] as number) ^ flip;
+      changed[at] = changed[at] ^ flip;
       assert.equal(
         bench.judge(0, changed),
         at < 4 ? (at === 0 && (changed[0] === 0x42 || changed[0] === 0x43) ? Drop.SHORT : Drop.BAD_TYPE) : Drop.MAC1,
@@ -221,8 +221,8 @@ test("a flood from many sources takes no memory", () => {
   const flood = new SeededRandom(5);
   bench.gate.setLoad(0, 1);
   for (let i = 0; i < 20_000; i++) {
-    const bytes = flood.bytes([56, 132, 176, 64][i % 4] as number);
-    bytes.set([[0x43, 0x42, 0x41, 0x41][i % 4] as number, 0, 0, 0]);
+    const bytes = flood.bytes([56, 132, 176, 64][i % 4]);
+    bytes.set([[0x43, 0x42, 0x41, 0x41][i % 4], 0, 0, 0]);
     assert.notEqual(bench.judge(i / 100, bytes, flood.u32()), Drop.NONE);
   }
   assert.equal(bench.slab.usedBytes, used);

@@ -138,11 +138,11 @@ export class HandshakeGate {
 
   /** To be told of every handshake datagram this node sends: responses and cookie replies pass only for indices seen here. */
   noteSent(offset: number, bytes: number): void {
-    if (bytes !== handshakeBytes(this.#slab.u8[offset] as number) || bytes === COOKIE_REPLY_BYTES) return;
+    if (bytes !== handshakeBytes(this.#slab.u8[offset]) || bytes === COOKIE_REPLY_BYTES) return;
     const index = this.#slab.view.getUint32(offset + INIT_SENDER, true);
     if (this.#knows(index)) return;
     const set = index & (INDICES / WAYS - 1);
-    const way = this.#indexNext[set] as number;
+    const way = this.#indexNext[set];
     this.#indexNext[set] = (way + 1) & (WAYS - 1);
     this.#indices[set * WAYS + way] = index;
   }
@@ -254,7 +254,7 @@ export class HandshakeGate {
     for (let i = 0; i < 4; i++) {
       if (this.#known[at * 4 + i] !== this.#slab.view.getUint32(name + NAME_REMOTE + i * 4, true)) return false;
     }
-    if (nowMs - (this.#knownReplyMs[at] as number) < KNOWN_REPLY_MS) return false;
+    if (nowMs - this.#knownReplyMs[at] < KNOWN_REPLY_MS) return false;
     this.#knownReplyMs[at] = nowMs;
     return true;
   }
@@ -299,13 +299,13 @@ export class HandshakeGate {
     let at = set;
     for (let i = set; i < set + WAYS; i++) {
       if (this.#bucketHigh[i] === high && this.#bucketLow[i] === low && this.#bucketAtMs[i] !== -Infinity) {
-        const sinceMs = nowMs - (this.#bucketAtMs[i] as number);
-        const tokens = Math.min(this.#burst, (this.#bucketTokens[i] as number) + (sinceMs * this.#rate) / 1000);
+        const sinceMs = nowMs - this.#bucketAtMs[i];
+        const tokens = Math.min(this.#burst, this.#bucketTokens[i] + (sinceMs * this.#rate) / 1000);
         this.#bucketAtMs[i] = nowMs;
         this.#bucketTokens[i] = tokens >= 1 ? tokens - 1 : tokens;
         return tokens >= 1;
       }
-      if ((this.#bucketAtMs[i] as number) < (this.#bucketAtMs[at] as number)) at = i;
+      if (this.#bucketAtMs[i] < this.#bucketAtMs[at]) at = i;
     }
     this.#bucketHigh[at] = high;
     this.#bucketLow[at] = low;

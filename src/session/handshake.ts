@@ -134,7 +134,7 @@ export function mac1Offset(type: number): number {
 
 /** Writes mac1 and, with a cookie, mac2 (else zeros) into a message. @param key of the receiver, from macKey() */
 export function writeMacs(message: Uint8Array, key: Uint8Array, cookie: Uint8Array | undefined): void {
-  const at = mac1Offset(message[0] as number);
+  const at = mac1Offset(message[0]);
   message.set(mac16(key, message.subarray(0, at)), at);
   if (cookie === undefined) message.fill(0, at + MAC_BYTES);
   else message.set(mac16(cookie, message.subarray(0, at + MAC_BYTES)), at + MAC_BYTES);

@@ -155,7 +155,7 @@ export class Initiator {
     const found = this.#core.byIndex.get(viewOf(datagram).getUint32(COOKIE_RECEIVER, true));
     if (found === undefined) return Drop.UNKNOWN_INDEX;
     const { session, exchange } = found;
-    const macAt = mac1Offset(exchange.datagram[0] as number);
+    const macAt = mac1Offset(exchange.datagram[0]);
     const cookie = openCookie(
       cookieKey(session.peer.staticKey),
       datagram.subarray(COOKIE_SALT, COOKIE_SALT + SALT_BYTES),

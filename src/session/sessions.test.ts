@@ -296,7 +296,7 @@ test("a wrong ciphertext ends in a clean retry and never touches the live epoch"
     if (from !== pair.b || kind !== InnerKind.RATCHET || payload.length !== 1092 || pair.nowMs > 9000) return payload;
     spoiled++;
     const changed = Uint8Array.from(payload);
-    changed[500] = (changed[500] as number) ^ 1;
+    changed[500] = changed[500] ^ 1;
     return changed;
   };
   pair.rekey(pair.a);
@@ -379,7 +379,7 @@ test("forged, truncated and mutated handshakes never throw and leave no state", 
       fc.array(fc.tuple(fc.nat(175), fc.nat(255)), { maxLength: 4 }),
       fc.nat(200),
       (which, changes, length) => {
-        const bytes = (genuine[which] as Uint8Array).slice(0, Math.max(length, 1));
+        const bytes = genuine[which].slice(0, Math.max(length, 1));
         for (const [at, value] of changes) if (at < bytes.length) bytes[at] = value;
         assert.notEqual(pair.b.sessions.handleHandshake(now, bytes, FROM), Drop.NONE);
       },
@@ -391,9 +391,9 @@ test("forged, truncated and mutated handshakes never throw and leave no state", 
       fc.uint8Array({ maxLength: 200 }),
       fc.constantFrom([0x41, 176], [0x42, 132], [0x43, 56], [0x44, 60]),
       (bytes, [type, length]) => {
-        const datagram = new Uint8Array(length as number);
+        const datagram = new Uint8Array(length);
         datagram.set(bytes.subarray(0, length));
-        datagram.set([type as number, 0, 0, 0]);
+        datagram.set([type, 0, 0, 0]);
         assert.notEqual(pair.b.sessions.handleHandshake(now, datagram, FROM), Drop.NONE);
         pair.b.sessions.handleInner(now, 0, bytes[0] ?? 0, InnerKind.RATCHET, bytes);
         pair.b.sessions.handleProof(now, 3, 1);
@@ -410,7 +410,7 @@ test("forged responses to a waiting initiator are counted out, the true one stil
   const pair = new SessionPair({ seed: 11, network: { minDelayMs: 100, maxDelayMs: 101 } });
   pair.recorded = [];
   pair.connect(pair.a);
-  const init = sentOf(pair, INIT)[0]?.datagram as Uint8Array;
+  const init = sentOf(pair, INIT)[0]?.datagram;
   const random = new SeededRandom(1);
   const verdicts = new Set<number>();
   for (let i = 0; i < 60; i++) {

@@ -66,7 +66,7 @@ describe("AEAD", () => {
   });
 
   for (const cipher of ciphers) {
-    const name = CIPHER_NAMES[cipher] as string;
+    const name = CIPHER_NAMES[cipher];
 
     it(`${name} seals as node:crypto does and opens what it sealed, in place and apart`, () => {
       fc.assert(
@@ -98,7 +98,7 @@ describe("AEAD", () => {
           const seal = aead.create(cipher, key, "seal");
           const open = aead.create(cipher, key, "open");
           const otherKey = Uint8Array.from(key);
-          otherKey[position % 32] = (otherKey[position % 32] as number) ^ (1 << bit);
+          otherKey[position % 32] = otherKey[position % 32] ^ (1 << bit);
           const other = aead.create(cipher, otherKey, "open");
           slab.u8.set(pattern(bytes, sample.seed), first);
           aead.seal(seal, low, high, first, bytes, first);
@@ -106,9 +106,9 @@ describe("AEAD", () => {
           assert.equal(aead.open(open, low, (high ^ (1 << bit)) >>> 0, first, bytes, second), false);
           assert.equal(aead.open(other, low, high, first, bytes, second), false);
           const at = first + (position % (bytes + AEAD_TAG_BYTES));
-          slab.u8[at] = (slab.u8[at] as number) ^ (1 << bit);
+          slab.u8[at] = slab.u8[at] ^ (1 << bit);
           assert.equal(aead.open(open, low, high, first, bytes, second), false);
-          slab.u8[at] = (slab.u8[at] as number) ^ (1 << bit);
+          slab.u8[at] = slab.u8[at] ^ (1 << bit);
           assert.equal(
             aead.open(open, low, high, first, bytes, second),
             true,

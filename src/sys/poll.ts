@@ -84,11 +84,11 @@ class Poll implements PollPort {
     for (let i = 0, at = this.#pollfds + 6; i < SLOTS; i++, at += POLLFD_BYTES) {
       const events = view.getUint16(at, true);
       if (events === 0) continue;
-      if ((events & POLLIN) !== 0) ready |= READABLE[i] as number;
-      if ((events & POLLOUT) !== 0) ready |= WRITABLE[i] as number;
+      if ((events & POLLIN) !== 0) ready |= READABLE[i];
+      if ((events & POLLOUT) !== 0) ready |= WRITABLE[i];
       if ((events & (POLLERR | POLLHUP | POLLNVAL)) !== 0) {
-        const failed = FAILED[i] as number;
-        ready |= failed !== 0 ? failed : (READABLE[i] as number);
+        const failed = FAILED[i];
+        ready |= failed !== 0 ? failed : READABLE[i];
       }
     }
     return ready;
@@ -97,10 +97,10 @@ class Poll implements PollPort {
   #arm(interest: number): void {
     this.#interest = interest;
     for (let i = 0, at = this.#pollfds; i < SLOTS; i++, at += POLLFD_BYTES) {
-      const readable = READABLE[i] as number;
-      const writable = WRITABLE[i] as number;
-      const any = readable | writable | (FAILED[i] as number);
-      this.#view.setInt32(at, (interest & any) === 0 ? -1 : (this.#descriptors[i] as number), true);
+      const readable = READABLE[i];
+      const writable = WRITABLE[i];
+      const any = readable | writable | FAILED[i];
+      this.#view.setInt32(at, (interest & any) === 0 ? -1 : this.#descriptors[i], true);
       this.#view.setUint16(
         at + 4,
         ((interest & readable) === 0 ? 0 : POLLIN) | ((interest & writable) === 0 ? 0 : POLLOUT),
@@ -111,7 +111,7 @@ class Poll implements PollPort {
   }
 
   clearWake(): void {
-    readEventFd(this.#descriptors[3] as number, this.#slab, this.#scratch);
+    readEventFd(this.#descriptors[3], this.#slab, this.#scratch);
   }
 
   drainNetlink(): boolean {

@@ -25,7 +25,7 @@ function linkNames(): string[] {
   return ip("-o", "link", "show")
     .trim()
     .split("\n")
-    .map((line) => line.split(": ")[1] as string);
+    .map((line) => line.split(": ")[1]);
 }
 
 function currentNetwork(): string {

@@ -33,7 +33,7 @@ export function dieWithParent(signal: number = SIGTERM): void {
 export function hasCapability(capability: number): boolean {
   const match = /^CapEff:\s*([0-9a-f]+)$/m.exec(readFileSync("/proc/thread-self/status", "latin1"));
   if (match === null) return false;
-  return ((BigInt(`0x${match[1] as string}`) >> BigInt(capability)) & 1n) === 1n;
+  return ((BigInt(`0x${match[1]}`) >> BigInt(capability)) & 1n) === 1n;
 }
 
 /** May create TUN devices, set SO_MARK and exceed the socket buffer limits. */

@@ -130,9 +130,9 @@ describe("TUN", { skip: skipWithoutNamespaces }, () => {
       reads++;
       payloadBytes += bytes - VNET_HEADER_BYTES - 28;
       if (granted) {
-        assert.equal((slab.u8[packet + 1] as number) & 0x7f, GSO_UDP_L4);
+        assert.equal(slab.u8[packet + 1] & 0x7f, GSO_UDP_L4);
         assert.equal(slab.view.getUint16(packet + 4, true), 1000);
-        assert.equal((slab.u8[packet] as number) & NEEDS_CSUM, NEEDS_CSUM);
+        assert.equal(slab.u8[packet] & NEEDS_CSUM, NEEDS_CSUM);
       }
     }
     assert.equal(payloadBytes, 10_000);
@@ -170,7 +170,7 @@ describe("TUN", { skip: skipWithoutNamespaces }, () => {
     assert.equal(written, VNET_HEADER_BYTES + 28 + count * 10);
     assert.equal(udp.receive(4, 1), 1);
     assert.equal(udp.messageBytes[0], count * 10);
-    const at = udp.messageOffset[0] as number;
+    const at = udp.messageOffset[0];
     for (let i = 0; i < count; i++) {
       assert.deepEqual(
         slab.u8.slice(at + i * 10, at + i * 10 + 10),
@@ -192,7 +192,7 @@ describe("TUN", { skip: skipWithoutNamespaces }, () => {
     );
     assert.equal(written, VNET_HEADER_BYTES + 28 + 1200);
     assert.equal(udp.receive(4, 1), 1);
-    const at = udp.messageOffset[0] as number;
+    const at = udp.messageOffset[0];
     assert.deepEqual(slab.u8.slice(at, at + 1200), slab.u8.slice(scratch, scratch + 1200));
   });
 
@@ -222,7 +222,7 @@ describe("TUN", { skip: skipWithoutNamespaces }, () => {
     assert.equal(udp.receive(4, 1), 1);
     assert.equal(udp.messageBytes[0], 20 * 1200 + 7);
     assert.equal(udp.messageSegmentBytes[0], 1200);
-    const at = udp.messageOffset[0] as number;
+    const at = udp.messageOffset[0];
     assert.deepEqual(slab.u8.slice(at, at + 24_007), slab.u8.slice(scratch, scratch + 24_007));
   });
 

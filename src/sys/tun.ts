@@ -73,7 +73,7 @@ export function openTun(options: TunOptions): Tun {
     if (libc.ioctl(fd, TUNSETIFF, address) < 0) throw attachFailure(name, lastErrno());
     let givenName = "";
     for (let i = 0; i < IFNAMSIZ && slab.u8[request + i] !== 0; i++) {
-      givenName += String.fromCharCode(slab.u8[request + i] as number);
+      givenName += String.fromCharCode(slab.u8[request + i]);
     }
     slab.view.setInt32(request, VNET_HEADER_BYTES, true);
     if (libc.ioctl(fd, TUNSETVNETHDRSZ, address) < 0) {

@@ -43,8 +43,8 @@ function localOf(name: number): string {
 }
 
 function received(udp: Udp, i: number): Buffer {
-  const at = udp.messageOffset[i] as number;
-  return Buffer.from(slab.u8.slice(at, at + (udp.messageBytes[i] as number)));
+  const at = udp.messageOffset[i];
+  return Buffer.from(slab.u8.slice(at, at + udp.messageBytes[i]));
 }
 
 function sent(bytes: number, from = 0): Buffer {
@@ -98,7 +98,7 @@ for (const family of [4, 6] as const) {
       assert.equal(b.receive(family, 1), 1);
       assert.deepEqual(received(b, 0), sent(100));
       assert.equal(b.messageSegmentBytes[0], 100);
-      const name = b.messageName[0] as number;
+      const name = b.messageName[0];
       assert.equal(remoteOf(name), `${LOOPBACK[family]} ${a.localPort(family)}`);
       assert.equal(localOf(name), LOOPBACK[family]);
       assert.equal(slab.view.getUint8(name + NAME_FAMILY), family);
@@ -110,10 +110,10 @@ for (const family of [4, 6] as const) {
     it("answers to a received name block as it stands", () => {
       a.send(payload, 10, 10, aim(b, family));
       assert.equal(b.receive(family, 1), 1);
-      assert.equal(b.send(payload + 50, 20, 20, b.messageName[0] as number), 20);
+      assert.equal(b.send(payload + 50, 20, 20, b.messageName[0]), 20);
       assert.equal(a.receive(family, 1), 1);
       assert.deepEqual(received(a, 0), sent(20, 50));
-      assert.equal(remoteOf(a.messageName[0] as number), `${LOOPBACK[family]} ${b.localPort(family)}`);
+      assert.equal(remoteOf(a.messageName[0]), `${LOOPBACK[family]} ${b.localPort(family)}`);
     });
 
     it("says EAGAIN when nothing waits", () => {
@@ -143,7 +143,7 @@ for (const family of [4, 6] as const) {
       for (let i = 0; i < 5; i++) {
         assert.deepEqual(received(plain, i), sent(500, i * 500));
         assert.equal(plain.messageSegmentBytes[i], 500);
-        assert.equal(remoteOf(plain.messageName[i] as number), `${LOOPBACK[family]} ${a.localPort(family)}`);
+        assert.equal(remoteOf(plain.messageName[i]), `${LOOPBACK[family]} ${a.localPort(family)}`);
       }
       assert.equal(plain.receive(family, 64), 8);
       assert.deepEqual(received(plain, 7), sent(5, 12 * 500));
@@ -160,8 +160,8 @@ for (const family of [4, 6] as const) {
     it("sends the largest train: 64 segments, 65,000 bytes", () => {
       assert.equal(a.send(payload, 64 * 1000, 1000, aim(b, family)), 64 * 1000);
       assert.equal(b.receive(family, 1), 1);
-      let bytes = b.messageBytes[0] as number;
-      while (b.receive(family, 1) > 0) bytes += b.messageBytes[0] as number;
+      let bytes = b.messageBytes[0];
+      while (b.receive(family, 1) > 0) bytes += b.messageBytes[0];
       assert.equal(bytes, 64 * 1000);
       assert.equal(a.send(payload, 65_000, 1300, aim(b, family)), 65_000);
       while (b.receive(family, 1) > 0);
@@ -218,7 +218,7 @@ for (const family of [4, 6] as const) {
         assert.equal(set(ecn), 0);
         a.send(payload, 8, 8, aim(b, family));
         assert.equal(b.receive(family, 1), 1);
-        assert.equal(slab.view.getUint8((b.messageName[0] as number) + NAME_ECN), ecn);
+        assert.equal(slab.view.getUint8(b.messageName[0] + NAME_ECN), ecn);
       }
     });
 
@@ -228,10 +228,10 @@ for (const family of [4, 6] as const) {
           const name = aim(b, family);
           slab.view.setUint8(name + NAME_ECN, ecn);
           assert.equal(a.send(payload, total, 8, name), total);
-          for (let got = 0; got < total; ) {
+          for (let got = 0; got < total;) {
             assert.equal(b.receive(family, 1), 1);
-            assert.equal(slab.view.getUint8((b.messageName[0] as number) + NAME_ECN), ecn);
-            got += b.messageBytes[0] as number;
+            assert.equal(slab.view.getUint8(b.messageName[0] + NAME_ECN), ecn);
+            got += b.messageBytes[0];
           }
           slab.view.setUint8(name + NAME_ECN, 0);
         }
@@ -250,8 +250,7 @@ for (const family of [4, 6] as const) {
       const index = family === 4 ? 0 : 1;
       const drain = (): void => {
         for (let count = small.receive(family, 16); count > 0; count = small.receive(family, 16)) {
-          for (let i = 0; i < count; i++)
-            got += Math.ceil((small.messageBytes[i] as number) / (small.messageSegmentBytes[i] as number));
+          for (let i = 0; i < count; i++) got += Math.ceil(small.messageBytes[i] / small.messageSegmentBytes[i]);
         }
       };
       drain();
@@ -259,7 +258,7 @@ for (const family of [4, 6] as const) {
       a.send(payload, 1000, 1000, aim(small, family));
       drain();
       assert.ok(got < sends);
-      assert.equal(got + (small.overflowed[index] as number), sends + 1);
+      assert.equal(got + small.overflowed[index], sends + 1);
       assert.equal(small.overflowed[1 - index], 0);
       small.close();
     });
@@ -313,13 +312,13 @@ describe("sticky source", () => {
     // loopback answers for all of 127.0.0.0/8
     assert.equal(a.send(payload, 9, 9, setName(names[0], 4, "127.0.0.3", b.localPort(4), "127.0.0.2")), 9);
     assert.equal(b.receive(4, 1), 1);
-    const name = b.messageName[0] as number;
+    const name = b.messageName[0];
     assert.equal(remoteOf(name), `127.0.0.2 ${a.localPort(4)}`);
     assert.equal(localOf(name), "127.0.0.3");
     assert.equal(b.send(payload, 4000, 1000, name), 4000, "a train too");
     assert.equal(a.receive(4, 1), 1);
-    assert.equal(remoteOf(a.messageName[0] as number), `127.0.0.3 ${b.localPort(4)}`);
-    assert.equal(localOf(a.messageName[0] as number), "127.0.0.2");
+    assert.equal(remoteOf(a.messageName[0]), `127.0.0.3 ${b.localPort(4)}`);
+    assert.equal(localOf(a.messageName[0]), "127.0.0.2");
     const loopbackIndex = 1;
     setName(names[0], 4, "127.0.0.1", b.localPort(4));
     slab.view.setUint32(names[0] + NAME_INTERFACE, loopbackIndex, true);
@@ -334,7 +333,7 @@ describe("sticky source", () => {
     const a = openUdp({ slab, sockets: [{ family: 4, address: "0.0.0.0", port: 0 }] });
     const result = a.send(payload, 9, 9, setName(names[0], 4, "127.0.0.1", 9, "192.0.2.77"));
     // kernels differ
-    assert.ok([-Errno.EINVAL, -Errno.ENETUNREACH, -Errno.EADDRNOTAVAIL].includes(result as never), String(result));
+    assert.ok([-Errno.EINVAL, -Errno.ENETUNREACH, -Errno.EADDRNOTAVAIL].includes(result), String(result));
     a.close();
   });
 
@@ -342,7 +341,7 @@ describe("sticky source", () => {
     const a = openUdp({ slab, sockets: [{ family: 6, address: "::", port: 0 }] });
     assert.equal(a.send(payload, 9, 9, setName(names[0], 6, "::1", a.localPort(6), "::1")), 9);
     assert.equal(a.receive(6, 1), 1);
-    assert.equal(localOf(a.messageName[0] as number), "::1");
+    assert.equal(localOf(a.messageName[0]), "::1");
     a.close();
   });
 });
@@ -396,7 +395,7 @@ describe("openUdp", () => {
     assert.equal(udp.send(data, 2000, 1000, name), 2000);
     assert.equal(udp.receive(4, 1), 1);
     assert.equal(udp.messageBytes[0], 2000);
-    assert.equal(low.u8[(udp.messageOffset[0] as number) + 1999], 0x5a);
+    assert.equal(low.u8[udp.messageOffset[0] + 1999], 0x5a);
     udp.close();
   });
 

@@ -296,7 +296,7 @@ class UdpSockets implements Udp {
     const view = this.#view;
     const message = this.#messages + i * MMSGHDR_BYTES;
     const bytes = view.getUint32(message + MMSG_LENGTH, true);
-    const name = this.messageName[i] as number;
+    const name = this.messageName[i];
     let segmentBytes = bytes;
     readSockaddr(view, this.#sockaddrs + i * SLOT_SOCKADDR_BYTES, name);
     const control = this.#controls + i * SLOT_CONTROL_BYTES;
@@ -326,9 +326,9 @@ class UdpSockets implements Udp {
       } else if (level === SOL_SOCKET && type === CMSG_SO_RXQ_OVFL) {
         const index = family === 4 ? 0 : 1;
         const dropped = view.getUint32(data, true);
-        const before = this.#dropped[index] as number;
+        const before = this.#dropped[index];
         this.#dropped[index] = dropped;
-        this.overflowed[index] = (this.overflowed[index] as number) + ((dropped - before) >>> 0);
+        this.overflowed[index] = this.overflowed[index] + ((dropped - before) >>> 0);
       }
       at += (length + 7) & ~7;
     }

@@ -19,7 +19,7 @@ import { fromHex } from "../base/bytes.ts";
 function plainSum(bytes: Uint8Array): number {
   let sum = 0;
   for (let i = 0; i < bytes.length; i += 2) {
-    sum += bytes[i]! * 256 + (i + 1 < bytes.length ? bytes[i + 1]! : 0);
+    sum += bytes[i] * 256 + (i + 1 < bytes.length ? bytes[i + 1] : 0);
     if (sum > 0xffff) sum -= 0xffff;
   }
   return sum;
@@ -162,7 +162,7 @@ for (const version of [4, 6] as const) {
             assert.equal(transportChecksumOk(u8, view, ip, transport, payload.length, protocol), true);
             assert.equal(u8[transport + payload.length], outside);
             const bit = where % (payload.length * 8);
-            u8[transport + (bit >> 3)]! ^= 1 << (bit & 7);
+            u8[transport + (bit >> 3)] ^= 1 << (bit & 7);
             assert.equal(transportChecksumOk(u8, view, ip, transport, payload.length, protocol), false);
           },
         ),

@@ -37,7 +37,7 @@ export function sum16(u8: Uint8Array, view: DataView, offset: number, bytes: num
     b += view.getUint16(position, true);
     position += 2;
   }
-  if (position < end) c += u8[position]!;
+  if (position < end) c += u8[position];
   const sum = fold(a + b + c + d);
   return fold(initial) + (((sum & 0xff) << 8) | (sum >>> 8));
 }

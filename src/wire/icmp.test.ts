@@ -54,7 +54,7 @@ function ipv6(source: string, destination: string, next: number, payload: Uint8A
 /** Ones' complement sum by the definition, over plain arrays. */
 function sums(bytes: number[]): number {
   let sum = 0;
-  for (let i = 0; i < bytes.length; i += 2) sum += bytes[i]! * 256 + (bytes[i + 1] ?? 0);
+  for (let i = 0; i < bytes.length; i += 2) sum += bytes[i] * 256 + (bytes[i + 1] ?? 0);
   while (sum > 0xffff) sum = (sum & 0xffff) + Math.floor(sum / 65536);
   return sum;
 }
@@ -69,15 +69,15 @@ function readV4(b: number[]): {
   quoted: number[];
 } {
   assert.equal(b[0], 0x45);
-  assert.equal(b[2]! * 256 + b[3]!, b.length, "total length");
+  assert.equal(b[2] * 256 + b[3], b.length, "total length");
   assert.equal(b[9], 1, "protocol ICMP");
   assert.equal(sums(b.slice(0, 20)), 0xffff, "IPv4 header checksum");
   assert.equal(sums(b.slice(20)), 0xffff, "ICMP checksum");
   assert.deepEqual([b[24], b[25]], [0, 0], "unused");
   return {
-    type: b[20]!,
-    code: b[21]!,
-    mtu: b[26]! * 256 + b[27]!,
+    type: b[20],
+    code: b[21],
+    mtu: b[26] * 256 + b[27],
     source: b.slice(12, 16).join("."),
     destination: b.slice(16, 20).join("."),
     quoted: b.slice(28),
@@ -94,13 +94,13 @@ function readV6(b: number[]): {
   quoted: number[];
 } {
   assert.deepEqual(b.slice(0, 4), [0x60, 0, 0, 0]);
-  const length = b[4]! * 256 + b[5]!;
+  const length = b[4] * 256 + b[5];
   assert.equal(length + 40, b.length, "payload length");
   assert.equal(b[6], 58, "next header ICMPv6");
   const pseudo = [...b.slice(8, 40), 0, 0, length >> 8, length & 255, 0, 0, 0, 58];
   assert.equal(sums([...pseudo, ...b.slice(40)]), 0xffff, "ICMPv6 checksum with pseudo header");
-  const mtu = ((b[44]! * 256 + b[45]!) * 256 + b[46]!) * 256 + b[47]!;
-  return { type: b[40]!, code: b[41]!, mtu, source: b.slice(8, 24), destination: b.slice(24, 40), quoted: b.slice(48) };
+  const mtu = ((b[44] * 256 + b[45]) * 256 + b[46]) * 256 + b[47];
+  return { type: b[40], code: b[41], mtu, source: b.slice(8, 24), destination: b.slice(24, 40), quoted: b.slice(48) };
 }
 
 function build(memory: Memory, error: IcmpError, mtu: number): number[] {
@@ -190,7 +190,7 @@ test("no error is built about ICMP errors, non-first fragments, groups, or a sou
   ];
   for (const [name, bytes] of silent) {
     assert.deepEqual(
-      build(load(bytes, bytes[0]! >> 4 === 4 ? "10.0.0.9" : "fd00::9"), IcmpError.TOO_BIG, 1400),
+      build(load(bytes, bytes[0] >> 4 === 4 ? "10.0.0.9" : "fd00::9"), IcmpError.TOO_BIG, 1400),
       [],
       name,
     );

@@ -116,8 +116,8 @@ function buildIcmpv4(
   view.setUint32(target + IPV4_SOURCE, view.getUint32(from));
   view.setUint32(target + IPV4_DESTINATION, view.getUint32(packet.offset + IPV4_SOURCE));
   view.setUint16(target + IPV4_CHECKSUM, ipv4HeaderChecksum(view, target, IPV4_MIN_BYTES));
-  view.setUint8(icmp, ICMPV4_TYPE[error]!);
-  view.setUint8(icmp + 1, ICMPV4_CODE[error]!);
+  view.setUint8(icmp, ICMPV4_TYPE[error]);
+  view.setUint8(icmp + 1, ICMPV4_CODE[error]);
   view.setUint16(icmp + 2, 0);
   view.setUint16(icmp + 4, 0);
   view.setUint16(icmp + 6, error === IcmpError.TOO_BIG ? clamp(mtuBytes, IPV4_MIN_MTU_BYTES, 0xffff) : 0);
@@ -144,8 +144,8 @@ function buildIcmpv6(
   view.setUint8(target + 7, HOP_LIMIT);
   u8.copyWithin(target + IPV6_SOURCE, from, from + 16);
   u8.copyWithin(target + IPV6_DESTINATION, packet.offset + IPV6_SOURCE, packet.offset + IPV6_SOURCE + 16);
-  view.setUint8(icmp, ICMPV6_TYPE[error]!);
-  view.setUint8(icmp + 1, ICMPV6_CODE[error]!);
+  view.setUint8(icmp, ICMPV6_TYPE[error]);
+  view.setUint8(icmp + 1, ICMPV6_CODE[error]);
   view.setUint32(icmp + 4, error === IcmpError.TOO_BIG ? Math.max(mtuBytes, IPV6_MIN_MTU_BYTES) : 0);
   u8.copyWithin(icmp + ICMP_HEADER_BYTES, packet.offset, packet.offset + quoted);
   completeTransportChecksum(u8, view, target, icmp, ICMP_HEADER_BYTES + quoted, Protocol.ICMPV6);

@@ -189,7 +189,10 @@ test("a packet costs no allocation, neither on its way out nor on its way in", (
     rescheduled: () => {},
     sendFragments: () => {},
   });
-  const coalescer = new Coalescer({ u8: slab.u8, view: slab.view, tun, stats, waitWritable: () => {} }, { tcp: true, udp: true });
+  const coalescer = new Coalescer(
+    { u8: slab.u8, view: slab.view, tun, stats, waitWritable: () => {} },
+    { tcp: true, udp: true },
+  );
   udp.inbound = new Inbound({
     slab,
     udp,

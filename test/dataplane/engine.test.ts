@@ -12,12 +12,20 @@ function conserves(stats: PlaneStats): void {
     tx += stats.droppedTx(reason);
     rx += stats.droppedRx(reason);
   }
-  assert.equal(stats.get(Counter.tunRxPackets), stats.get(Counter.txPackets) + stats.get(Counter.queued) + tx, "outbound");
-  assert.equal(stats.get(Counter.udpRxDatagrams), stats.get(Counter.rxPackets) + stats.get(Counter.rxInternal) + rx, "inbound");
+  assert.equal(
+    stats.get(Counter.tunRxPackets),
+    stats.get(Counter.txPackets) + stats.get(Counter.queued) + tx,
+    "outbound",
+  );
+  assert.equal(
+    stats.get(Counter.udpRxDatagrams),
+    stats.get(Counter.rxPackets) + stats.get(Counter.rxInternal) + rx,
+    "inbound",
+  );
 }
 
 function cell(node: EngineNode, field: number): number {
-  return node.stats.cells[node.stats.peerRow(1) + field] as number;
+  return node.stats.cells[node.stats.peerRow(1) + field];
 }
 
 test("the first packet opens a hybrid session and arrives", () => {
@@ -49,7 +57,10 @@ test("steady traffic crosses many rekeys without losing or doubling a packet", (
   }
   pair.run(pair.nowMs + 200);
   got.push(...pair.received(pair.b));
-  assert.deepEqual(got, Array.from({ length: sent }, (_, i) => i));
+  assert.deepEqual(
+    got,
+    Array.from({ length: sent }, (_, i) => i),
+  );
   assert.ok(epochs.size > 10, `${epochs.size} epochs`);
   conserves(pair.a.stats);
   conserves(pair.b.stats);

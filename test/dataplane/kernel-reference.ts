@@ -5,23 +5,23 @@
 
 export function checksum(bytes: Uint8Array, initial: number): number {
   let sum = initial;
-  for (let i = 0; i < bytes.length; i++) sum += i % 2 === 0 ? (bytes[i] as number) * 256 : (bytes[i] as number);
+  for (let i = 0; i < bytes.length; i++) sum += i % 2 === 0 ? bytes[i] * 256 : bytes[i];
   while (sum > 0xffff) sum = (sum % 65536) + Math.floor(sum / 65536);
   return 0xffff - sum;
 }
 
 export function headerBytesOf(packet: Uint8Array): { ip: number; transport: number; protocol: number } {
-  const version = (packet[0] as number) >> 4;
-  const ip = version === 4 ? ((packet[0] as number) & 15) * 4 : 40;
-  const protocol = version === 4 ? (packet[9] as number) : (packet[6] as number);
-  const transport = protocol === 6 ? ((packet[ip + 12] as number) >> 4) * 4 : 8;
+  const version = packet[0] >> 4;
+  const ip = version === 4 ? (packet[0] & 15) * 4 : 40;
+  const protocol = version === 4 ? packet[9] : packet[6];
+  const transport = protocol === 6 ? (packet[ip + 12] >> 4) * 4 : 8;
   return { ip, transport, protocol };
 }
 
 function pseudo(packet: Uint8Array, ip: number, protocol: number): number {
   let sum = protocol + (packet.length - ip);
-  const addresses = (packet[0] as number) >> 4 === 4 ? packet.subarray(12, 20) : packet.subarray(8, 40);
-  for (let i = 0; i < addresses.length; i += 2) sum += (addresses[i] as number) * 256 + (addresses[i + 1] as number);
+  const addresses = packet[0] >> 4 === 4 ? packet.subarray(12, 20) : packet.subarray(8, 40);
+  for (let i = 0; i < addresses.length; i += 2) sum += addresses[i] * 256 + addresses[i + 1];
   return sum;
 }
 
@@ -29,7 +29,7 @@ function pseudo(packet: Uint8Array, ip: number, protocol: number): number {
 export function finish(packet: Uint8Array): Uint8Array {
   const view = new DataView(packet.buffer, packet.byteOffset, packet.byteLength);
   const { ip, protocol } = headerBytesOf(packet);
-  if ((packet[0] as number) >> 4 === 4) {
+  if (packet[0] >> 4 === 4) {
     view.setUint16(2, packet.length);
     view.setUint16(10, 0);
     view.setUint16(10, checksum(packet.subarray(0, ip), 0));
@@ -77,10 +77,10 @@ export function segment(framed: Uint8Array): Uint8Array[] {
     one.set(part, head);
     const view = new DataView(one.buffer);
     const last = at + size >= payload.length;
-    if ((packet[0] as number) >> 4 === 4) view.setUint16(4, (view.getUint16(4) + i) & 0xffff);
+    if (packet[0] >> 4 === 4) view.setUint16(4, (view.getUint16(4) + i) & 0xffff);
     if (protocol === 6) {
       view.setUint32(ip + 4, (view.getUint32(ip + 4) + at) >>> 0);
-      let flags = one[ip + 13] as number;
+      let flags = one[ip + 13];
       if (!last) flags &= ~0x09;
       if (i > 0) flags &= ~0x80;
       one[ip + 13] = flags;

@@ -205,7 +205,7 @@ function build(one: Shape, sequences: Map<string, number>): Uint8Array {
       vnet.setUint16(4, one.size, true);
     }
   } else if (one.form === 3) {
-    framed[10 + ip + (one.tcp ? 17 : 7)] = (framed[10 + ip + (one.tcp ? 17 : 7)] as number) ^ 0x55;
+    framed[10 + ip + (one.tcp ? 17 : 7)] = framed[10 + ip + (one.tcp ? 17 : 7)] ^ 0x55;
   }
   return framed;
 }
@@ -213,7 +213,7 @@ function build(one: Shape, sequences: Map<string, number>): Uint8Array {
 /** With DF set the identification means nothing (RFC 6864) and merging may change it. */
 function comparable(packet: Uint8Array): string {
   const copy = packet.slice();
-  if ((copy[0] as number) >> 4 === 4 && ((copy[6] as number) & 0x40) !== 0) copy.fill(0, 4, 6).fill(0, 10, 12);
+  if (copy[0] >> 4 === 4 && (copy[6] & 0x40) !== 0) copy.fill(0, 4, 6).fill(0, 10, 12);
   return copy.toHex();
 }
 
@@ -274,7 +274,7 @@ for (const [title, capabilities] of [
         const got = b.tun.written.flatMap((framed) => segment(framed));
         assert.equal(got.length, expected.length);
         got.forEach((packet, i) => {
-          const want = expected[i] as Uint8Array;
+          const want = expected[i];
           // a UDP checksum of a datagram that was sent whole and wrong must stay wrong, all others must be right
           assert.equal(comparable(packet), comparable(want), `packet ${i}`);
           assert.equal(transportOk(packet), transportOk(want));
@@ -390,12 +390,24 @@ test("congestion marks survive the tunnel in both headers, and a packet that can
       for (const outer of [0, 1, 2, 3]) {
         const a = plane([A4, A6], [B4, B6], 7, 9, 2);
         const b = plane([B4, B6], [A4, A6], 9, 7, 2);
-        const one: Shape = { v6, tcp: true, port: 1, payload: 100, size: 100, flags: 0x10, options: 0, tos: inner, form: 1, gap: 0, dontFragment: true };
+        const one: Shape = {
+          v6,
+          tcp: true,
+          port: 1,
+          payload: 100,
+          size: 100,
+          flags: 0x10,
+          options: 0,
+          tos: inner,
+          form: 1,
+          gap: 0,
+          dontFragment: true,
+        };
         a.tun.incoming.push(build({ ...one, tos: inner }, new Map()));
         a.outbound.drainTun(1, 1 << 30);
         const sent = a.udp.sent[0];
         assert.ok(sent);
-        assert.equal((sent.name[NAME_ECN] as number) & 3, inner, "the outer header carries the inner mark");
+        assert.equal(sent.name[NAME_ECN] & 3, inner, "the outer header carries the inner mark");
         sent.name[NAME_ECN] = outer;
         b.udp.incoming.push(sent);
         b.inbound.drain(4, 1);
@@ -406,7 +418,7 @@ test("congestion marks survive the tunnel in both headers, and a packet that can
           continue;
         }
         assert.ok(packet && transportOk(packet));
-        const got = v6 ? ((packet[1] as number) >> 4) & 3 : (packet[1] as number) & 3;
+        const got = v6 ? (packet[1] >> 4) & 3 : packet[1] & 3;
         const expected = inner === 0 ? 0 : outer === 3 ? 3 : inner === 2 && outer === 1 ? 1 : inner;
         assert.equal(got, expected, `inner ${inner} outer ${outer}`);
         conserves(b);
@@ -467,7 +479,7 @@ test("replayed, truncated and altered datagrams never reach the TUN", () => {
   }
   for (let i = 0; i < good.bytes.length; i++) {
     const bytes = good.bytes.slice();
-    bytes[i] = (bytes[i] as number) ^ 1;
+    bytes[i] = bytes[i] ^ 1;
     b.udp.incoming.push({ ...good, bytes, segmentBytes: bytes.length });
   }
   while (b.inbound.drain(4, 16) || b.udp.incoming.length > 0);
