@@ -49,7 +49,12 @@ test("100 Mbit/s with half a second of delay each way is carried without a loss 
     assert.ok(result.packets > 40_000, `${result.packets} packets sent`);
     assert.equal(counters["router"]?.["full"], 0);
     assert.equal(counters["router"]?.["writeFailed"], 0);
-    assert.ok(result.lossRatio < 0.001, `${result.lossRatio} lost`);
+    // What the receiving program was too slow to take is not the router's loss.
+    const snmp = /^Udp: (\d.*)$/m.exec(await b.must("cat", ["/proc/net/snmp"]))?.[1]?.split(" ") ?? [];
+    const overflowed = Number(snmp[4]);
+    assert.ok(Number.isInteger(overflowed));
+    const lost = result.lossRatio * result.packets - overflowed;
+    assert.ok(lost < result.packets * 0.001, `${lost} of ${result.packets} lost, ${overflowed} more by the receiver`);
   } finally {
     await lab.close();
   }

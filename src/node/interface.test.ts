@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { nullLogger } from "../base/log.ts";
-import { InterfaceConfigurator, overlayMtu } from "./interface.ts";
+import { InterfaceConfigurator, overlayMtu, superPacketBytes } from "./interface.ts";
 
 const PLAN = {
   name: "weft0",
@@ -38,7 +38,25 @@ test("one batch sets addresses, link and the network's routes with their MTU", a
       "route replace 100.64.0.0/16 dev weft0 mtu 1416 src 100.64.0.1",
       "route replace fd00::/48 dev weft0 mtu 1416 src fd00::1",
     ],
+    [`link set dev weft0 gso_max_size ${superPacketBytes(1416)}`],
   ]);
+});
+
+test("a super-packet of the kernel fills one train of datagrams, with and without TCP timestamps, in both families", () => {
+  for (const inner of [1280, 1416, 1436, 8916]) {
+    const fit = Math.floor(65_000 / (inner + 36));
+    for (const headerBytes of [40, 52, 60, 72]) {
+      const segments = Math.floor((superPacketBytes(inner) - 321) / (inner - headerBytes));
+      assert.ok(segments === fit || segments === fit - 1, `${inner} ${headerBytes}: ${segments} of ${fit}`);
+    }
+  }
+});
+
+test("an ip utility that does not know gso_max_size is no reason to fail", async () => {
+  const { configurator } = setup((input) =>
+    input.includes("gso_max_size") ? Promise.reject(new Error("unknown")) : Promise.resolve(""),
+  );
+  await configurator.start();
 });
 
 test("a burst of changes becomes one batch of what differs", async () => {

@@ -6,7 +6,7 @@
  * Changes are coalesced: at most one `ip -batch -` runs, and the next one carries the difference to what is wanted by then.
  */
 import type { Logger } from "../base/log.ts";
-import { innerPayloadBytes } from "../wire/data.ts";
+import { DATA_OVERHEAD_BYTES, innerPayloadBytes } from "../wire/data.ts";
 import { runProgram } from "./run-program.ts";
 
 const MIN_IPV6_MTU_BYTES = 1280;
@@ -26,6 +26,24 @@ export interface InterfacePlan {
 /** Overlay MTU of a path. @param family of the underlay */
 export function overlayMtu(underlayMtuBytes: number, family: 4 | 6): number {
   return Math.max(MIN_IPV4_MTU_BYTES, innerPayloadBytes(underlayMtuBytes, family));
+}
+
+/** Datagrams of one send: 65,000 bytes at most (docs/protocol.md, "UDP"). */
+const TRAIN_BYTES = 65_000;
+const TCP_IPV6_HEADER_BYTES = 60;
+/** Room that the kernel's TCP keeps free below gso_max_size (MAX_TCP_HEADER + 1). */
+const TCP_RESERVE_BYTES = 321;
+const MAX_SUPER_PACKET_BYTES = 65_536;
+
+/**
+ * gso_max_size that makes one super-packet of the kernel just one train of datagrams, so that it is one read here, one send, one receive and
+ * one write at the other end; a larger one leaves a rest of a few segments each time.
+ * @param innerBytes largest packet inside the tunnel
+ */
+export function superPacketBytes(innerBytes: number): number {
+  const segments = Math.floor(TRAIN_BYTES / (innerBytes + DATA_OVERHEAD_BYTES));
+  const bytes = Math.floor((segments + 0.5) * (innerBytes - TCP_IPV6_HEADER_BYTES)) + TCP_RESERVE_BYTES;
+  return Math.min(MAX_SUPER_PACKET_BYTES, bytes);
 }
 
 type RunIp = (args: readonly string[], input: string) => Promise<string>;
@@ -66,6 +84,11 @@ export class InterfaceConfigurator {
       lines.push(`route replace ${prefix} dev ${name} mtu ${mtu}${source === undefined ? "" : ` src ${source}`}`);
     }
     await this.#run(["-batch", "-"], `${lines.join("\n")}\n`);
+    try {
+      await this.#run(["-batch", "-"], `link set dev ${name} gso_max_size ${superPacketBytes(prefixMtuBytes)}\n`);
+    } catch (error) {
+      this.#log.debug(`super-packets keep the kernel's size: ${(error as Error).message}`);
+    }
   }
 
   /** @param mtuBytes of the path's overlay packets; undefined = the prefix's route is right for it */
