@@ -21,7 +21,6 @@ export const restart: Scenario = {
         const victim = network.node(round % 2 === 0 ? "a" : "b");
         const other = network.node(round % 2 === 0 ? "b" : "a");
         const address = await victim.address(4);
-        await sleep(1_000);
         await victim.kill();
         await sleep(round * 300);
         await victim.up();

@@ -34,7 +34,8 @@ const READS_PER_TURN = 64;
 const READ_BYTES_PER_TURN = 1 << 20;
 const QUEUE_BUDGET = 256;
 const KEEPALIVE_AFTER_MS = 10_000;
-const SILENT_AFTER_MS = 5_000;
+/** Reports come every 50 ms at the latest while data flows, so this much silence (and four round trips) means that the peer forgot us. */
+const SILENT_AFTER_MS = 1_500;
 const SILENT_AGAIN_MS = 5_000;
 const NEED_SESSION_AGAIN_MS = 500;
 const WAITING_MAX_MS = 10_000;
@@ -746,7 +747,11 @@ export class Engine {
 
   #schedulePaths(peer: PeerState): void {
     this.#schedule(peer.slot, peer.paths.nextTimeoutMs);
-    if (peer.unansweredSendMs >= 0) this.#schedule(peer.slot, peer.unansweredSendMs + SILENT_AFTER_MS);
+    if (peer.unansweredSendMs >= 0) this.#schedule(peer.slot, peer.unansweredSendMs + this.#silenceMs(peer));
+  }
+
+  #silenceMs(peer: PeerState): number {
+    return SILENT_AFTER_MS + 4 * Math.max(0, peer.paths.rttMs);
   }
 
   #deadlinesPassed(): void {
@@ -785,7 +790,7 @@ export class Engine {
       }
     }
     if (peer.unansweredSendMs >= 0) {
-      const at = Math.max(peer.unansweredSendMs + SILENT_AFTER_MS, peer.silentMs + SILENT_AGAIN_MS);
+      const at = Math.max(peer.unansweredSendMs + this.#silenceMs(peer), peer.silentMs + SILENT_AGAIN_MS);
       if (at > nowMs) next = Math.min(next, at);
       else {
         peer.silentMs = nowMs;

@@ -97,7 +97,7 @@ export type PlaneEvent =
   | { readonly kind: "needSession"; readonly peer: number }
   /** The sending epoch passed its block limit for rekeying. */
   | { readonly kind: "wantRekey"; readonly peer: number; readonly epochId: number }
-  /** Sent data for 5 s without receiving anything. */
+  /** Sent data for 1.5 s and four round trips without receiving anything. */
   | { readonly kind: "silent"; readonly peer: number }
   /** The active path of a peer changed or got a new measured MTU; endpoint undefined = no path left. */
   | {

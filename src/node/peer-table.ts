@@ -26,7 +26,7 @@ export class PeerRecord {
   /** Epochs up to this one belong to a former holder of the slot. */
   readonly firstEpochId: number;
   established = false;
-  /** The plane sent for 5 s and heard nothing since. */
+  /** The plane sent for a while and heard nothing since. */
   silent = false;
   stopping = false;
   lastError: string | undefined;

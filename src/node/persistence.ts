@@ -1,6 +1,6 @@
 /**
- * What the control thread keeps on disk, without ever waiting for it: statements as they are accepted, the endpoint cache a moment after
- * it changed. flush() is for those who must know that it is there.
+ * What the control thread keeps on disk, without ever waiting for it: statements as they are accepted, the endpoint cache when it
+ * changes. flush() is for those who must know that it is there.
  */
 import type { Logger } from "../base/log.ts";
 import type { Storage } from "./storage.ts";
@@ -11,7 +11,8 @@ export const ENDPOINT_CACHE_KEY = "endpoint-cache";
 /** Name in the store of the network id. */
 export const NETWORK_KEY = "network";
 
-const CACHE_DELAY_MS = 250;
+/** The first change is written at once, so that even a node killed right after it joined finds its peers again; later ones this far apart. */
+const CACHE_INTERVAL_MS = 250;
 
 export interface PersistenceDeps {
   readonly storage: Storage;
@@ -26,6 +27,7 @@ export class Persistence {
   readonly #unwritten = new Set<Promise<void>>();
   #isNetworkWritten = false;
   #cacheDueMs = Infinity;
+  #cacheWrittenMs = -Infinity;
 
   constructor(deps: PersistenceDeps) {
     this.#deps = deps;
@@ -43,7 +45,7 @@ export class Persistence {
   }
 
   endpointsChanged(nowMs: number): void {
-    this.#cacheDueMs = Math.min(this.#cacheDueMs, nowMs + CACHE_DELAY_MS);
+    this.#cacheDueMs = Math.min(this.#cacheDueMs, Math.max(nowMs, this.#cacheWrittenMs + CACHE_INTERVAL_MS));
   }
 
   nextTimeout(): number {
@@ -51,7 +53,9 @@ export class Persistence {
   }
 
   handleTimeout(nowMs: number): void {
-    if (nowMs >= this.#cacheDueMs) this.#writeEndpoints();
+    if (nowMs < this.#cacheDueMs) return;
+    this.#cacheWrittenMs = nowMs;
+    this.#writeEndpoints();
   }
 
   /** Resolves when all statements handed over so far are on disk or have failed (which is logged and counted). */

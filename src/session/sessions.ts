@@ -59,7 +59,7 @@ export class Sessions {
     if (session !== undefined) this.#want(now, session);
   }
 
-  /** Data was sent for 5 s and nothing came back: a handshake begins, the live epoch stays until another is proven. */
+  /** Data was sent for a while and nothing came back: a handshake begins, the live epoch stays until another is proven. */
   handleSilence(now: Now, slot: number): void {
     this.rekey(now, slot);
   }
