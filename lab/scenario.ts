@@ -46,12 +46,13 @@ async function main(): Promise<number> {
     process.stderr.write(`no scenario is called ${name}\n`);
     return 2;
   }
+  // first what is missing, because without `ip` there are no namespaces either
+  if (process.getuid?.() === 0) await ensureTools(["ip", "ping", "iperf3"]);
   const missing = whyNoNamespaces();
   if (missing !== undefined) {
     process.stderr.write(`scenarios need namespaces: ${missing}\n`);
     return 1;
   }
-  await ensureTools(["ip", "ping", "iperf3"]);
   let passed = true;
   for (const scenario of chosen) passed = (await runOne(scenario, values.json)) && passed;
   return passed ? 0 : 1;

@@ -139,9 +139,16 @@ async function main(): Promise<number> {
     return 1;
   }
   if (!options.static) {
+    // first what is missing, because without `ip` there are no namespaces either; what cannot be had is a reason to skip, not to stop
+    if (process.getuid?.() === 0) {
+      try {
+        await ensureTools(["ip", "nft", "tc", "ping", "iperf3", "curl", "scp", "sshd", "tcpdump", "setpriv"]);
+      } catch (error) {
+        process.stdout.write(`${(error as Error).message}\n`);
+      }
+    }
     const missing = whyNoNamespaces();
     if (missing !== undefined) process.stdout.write(`Tests that need root will be skipped: ${missing}\n`);
-    else await ensureTools(["ip", "nft", "tc", "ping", "iperf3", "curl", "scp", "sshd", "tcpdump", "setpriv"]);
   }
   for (const stage of stages()) {
     process.stdout.write(`\n${styleText("bold", `== ${stage.name}`)}\n`);

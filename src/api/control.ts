@@ -15,7 +15,7 @@ export interface PeerView {
   readonly name: string;
   /** Overlay addresses, IPv4 first. */
   readonly addresses: readonly string[];
-  /** True when a session carries user data and the peer was heard within 30 s, or nothing was due from it. */
+  /** True when a session carries user data and the peer was heard within 150 s; idle sessions rekey every 120 s. */
   readonly online: boolean;
   readonly path: PathView;
   /** Of the active path; null = not known. */
@@ -34,12 +34,22 @@ export interface PeerView {
   readonly cipher: string;
   /** True when an ML-KEM-768 secret protects the keys in use. */
   readonly hybrid: boolean;
+  /** What signatures say who the peer is: "ed25519". Key agreement (`hybrid`) and authentication are separate promises. */
+  readonly authentication: string;
+  /** Packets waiting to be sent to it now. */
+  readonly queuedPackets: number;
+  /** Dropped packets to and from it; `spoofed`: those from it with another member's source address. */
+  readonly dropped: { readonly tx: number; readonly rx: number; readonly spoofed: number };
+  /** Delivery rate that it reports, bits per second; null = not measured. */
+  readonly deliveryBps: number | null;
   readonly roles: readonly string[];
   /** "ADDR:PORT" of everything that may become a path. */
   readonly candidates: readonly string[];
   /** What the peer said in its first control message; null until then. */
   readonly build: string | null;
   readonly protocol: string | null;
+  /** Names of what it announced; an unknown bit shows as its number. */
+  readonly capabilities: readonly string[];
   /** Why there is no session, one line; null = nothing to report. */
   readonly lastError: string | null;
 }

@@ -34,44 +34,42 @@ export const Drop = {
   TOO_BIG: 14,
   /** Not a well-formed IPv4 or IPv6 packet. */
   BAD_IP: 15,
-  /** Transport checksum wrong. */
-  BAD_CHECKSUM: 16,
   /** Handshake whose mac1 is wrong. */
-  MAC1: 17,
+  MAC1: 16,
   /** Under load and without a valid mac2: a cookie was sent instead. */
-  COOKIE_REQUIRED: 18,
+  COOKIE_REQUIRED: 17,
   /** Source prefix over its handshake rate. */
-  RATE_LIMIT: 19,
+  RATE_LIMIT: 18,
   /** The ring to the control thread was full. */
-  CONTROL_FULL: 20,
+  CONTROL_FULL: 19,
   /** Key past its age or block limit. */
-  KEY_EXPIRED: 21,
+  KEY_EXPIRED: 20,
   /** The TUN refused the packet. */
-  TUN_WRITE: 22,
+  TUN_WRITE: 21,
   /** The kernel refused the datagram. */
-  UDP_SEND: 23,
+  UDP_SEND: 22,
   /** Handshake timestamp not newer than the last from that key. */
-  STALE_TIMESTAMP: 24,
+  STALE_TIMESTAMP: 23,
   /** Static key neither in the roster nor with a live invite. */
-  UNKNOWN_PEER: 25,
+  UNKNOWN_PEER: 24,
   /** Too many unproven joins or handshakes at once. */
-  TOO_MANY_PENDING: 26,
+  TOO_MANY_PENDING: 25,
   /** Fragment that never completed, or fragments over the bound. */
-  FRAGMENT: 27,
+  FRAGMENT: 26,
   /** Valid but unexpected in this state (late, duplicate). */
-  UNEXPECTED: 28,
+  UNEXPECTED: 27,
   /** No usable path to the peer. */
-  NO_PATH: 29,
+  NO_PATH: 28,
   /** User data under an epoch that carries none yet. */
-  NOT_READY: 30,
+  NOT_READY: 29,
   /** Multicast, broadcast or link-local from the TUN that the mesh does not carry. */
-  NOT_UNICAST: 31,
+  NOT_UNICAST: 30,
   /** Super-packet whose offload fields contradict its headers. */
-  BAD_OFFLOAD: 32,
+  BAD_OFFLOAD: 31,
   /** The node was stopping or the peer was removed while it waited. */
-  REMOVED: 33,
+  REMOVED: 32,
   /** Marked as congested on the way, and the packet inside cannot carry the mark (RFC 6040). */
-  CONGESTION: 34,
+  CONGESTION: 33,
 } as const;
 export type Drop = (typeof Drop)[keyof typeof Drop];
 

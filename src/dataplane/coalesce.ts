@@ -28,6 +28,7 @@ const PSH = 0x08;
 const MAX_SEGMENTS = 64;
 const MAX_PACKET_BYTES = 65_535;
 const EAGAIN = -11;
+const EINVAL = -22;
 
 export interface CoalescerDeps {
   readonly u8: Uint8Array;
@@ -50,6 +51,9 @@ export class Coalescer {
   readonly #waitWritable: () => void;
   readonly #partOffset = new Int32Array(MAX_SEGMENTS);
   readonly #partBytes = new Int32Array(MAX_SEGMENTS);
+  /** The whole packets that the parts belong to, in case the TUN refuses to take them merged. */
+  readonly #packet = new Int32Array(MAX_SEGMENTS);
+  readonly #packetPartial = new Uint8Array(MAX_SEGMENTS);
   /** Pending super-packet; #count 0 = none. */
   #count = 0;
   #first = 0;
@@ -168,7 +172,29 @@ export class Coalescer {
     view.setUint16(vnet + 6, ipBytes, true);
     view.setUint16(vnet + 8, this.#protocol === UDP ? 6 : 16, true);
     this.#stats.add(Counter.coalescedPackets, count);
-    this.#write(vnet, VNET_HEADER_BYTES + this.#firstBytes, count, total);
+    if (this.#write(vnet, VNET_HEADER_BYTES + this.#firstBytes, count, total) === EINVAL) this.#writeApart(count);
+  }
+
+  /** The device takes no super-packets after all: merging ends, and what was merged goes out packet by packet. */
+  #writeApart(count: number): void {
+    const view = this.#view;
+    const ip = this.#first;
+    this.tcp = false;
+    this.udp = false;
+    this.#stats.add(Counter.mergesRefused, 1);
+    if (this.#ipBytes === 20) {
+      view.setUint16(ip + 2, this.#firstBytes);
+      view.setUint16(ip + 10, ipv4HeaderChecksum(view, ip, 20));
+    } else {
+      view.setUint16(ip + 4, this.#firstBytes - 40);
+    }
+    if (this.#protocol === UDP) view.setUint16(ip + this.#ipBytes + 4, this.#firstBytes - this.#ipBytes);
+    // its own checksum was overwritten by that of the whole
+    this.#writeSingle(ip, this.#firstBytes, true, this.#ipBytes, this.#protocol);
+    for (let i = 1; i < count; i++) {
+      const bytes = this.#headerBytes + this.#partBytes[i];
+      this.#writeSingle(this.#packet[i], bytes, this.#packetPartial[i] === 1, this.#ipBytes, this.#protocol);
+    }
   }
 
   #append(
@@ -235,6 +261,8 @@ export class Coalescer {
     if (!partial && !transportChecksumOk(this.#u8, view, ip, b, bytes - ipBytes, protocol)) return false;
     this.#partOffset[this.#count] = ip + headerBytes;
     this.#partBytes[this.#count] = payload;
+    this.#packet[this.#count] = ip;
+    this.#packetPartial[this.#count] = partial ? 1 : 0;
     this.#count++;
     this.#totalBytes += payload;
     this.#nextSequence = (this.#nextSequence + payload) >>> 0;
@@ -260,7 +288,7 @@ export class Coalescer {
     this.#write(vnet, VNET_HEADER_BYTES + bytes, 1, bytes);
   }
 
-  #write(vnet: number, firstBytes: number, count: number, totalBytes: number): void {
+  #write(vnet: number, firstBytes: number, count: number, totalBytes: number): number {
     const tun = this.#tun;
     const stats = this.#stats;
     let result = EAGAIN;
@@ -279,9 +307,10 @@ export class Coalescer {
       stats.add(Counter.tunTxPackets, count);
       stats.add(Counter.tunTxBytes, totalBytes);
       stats.add(Counter.rxPackets, count);
-    } else {
+    } else if (result !== EINVAL || count === 1) {
       stats.add(Counter.tunWriteErrors, 1);
       stats.dropRx(Drop.TUN_WRITE, count);
     }
+    return result;
   }
 }

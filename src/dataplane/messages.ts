@@ -140,6 +140,12 @@ export interface PeerFigures {
   /** Session usable for user data. */
   readonly established: boolean;
   readonly queuedPackets: number;
+  /** Packets to and from this peer that were dropped, whatever the reason; of those from it, the ones with another member's source. */
+  readonly droppedTx: number;
+  readonly droppedRx: number;
+  readonly spoofed: number;
+  /** Delivery rate that the peer reports, bits per second; 0 = not measured. */
+  readonly deliveryBps: number;
 }
 
 export interface PlaneOptions {

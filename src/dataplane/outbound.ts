@@ -613,7 +613,7 @@ export class Outbound {
       return false;
     }
     stats.add(Counter.sendErrors, 1);
-    if (batch.count > 1 && (result === EIO || result === EINVAL)) {
+    if (batch.count > 1 && (result === EIO || result === EINVAL || result === EMSGSIZE)) {
       // No UDP_SEGMENT here, or the segments outgrew the interface: each datagram once by itself. Only in the first case does GSO rest for
       // a minute; in the second the single sends say EMSGSIZE and the path learns its MTU.
       const tooBig = this.#tooBigCount;
@@ -687,7 +687,8 @@ export class Outbound {
       // delivery on the active path is in doubt: the replay window of the peer drops what arrives twice
       const name = paths.nameOf(paths.duplicate);
       this.#u8[name + NAME_ECN] = batch.ecn;
-      this.#udp.send(batch.base, bytes, batch.segmentBytes, name);
+      const copied = this.#udp.send(batch.base, bytes, batch.segmentBytes, name);
+      this.#stats.add(copied >= 0 ? Counter.duplicated : Counter.sendErrors, copied >= 0 ? packets : 1);
     }
     if (paths.sent(this.nowMs, packets, bytes)) this.#deps.rescheduled(peer);
     peer.lastSentMs = this.nowMs;

@@ -56,6 +56,10 @@ export const Counter = {
   /** Packets or trains given more than one datagram in a GSO send; segments per batch = udpTxDatagrams / udpTxCalls. */
   gsoSends: 34,
   coalescedPackets: 35,
+  /** Datagrams sent on a second path as well while delivery on the first was in doubt: the same bytes, once more. */
+  duplicated: 36,
+  /** Merged writes that the TUN refused as such: merging is off since then. */
+  mergesRefused: 37,
 } as const;
 export const COUNTER_NAMES: readonly string[] = Object.keys(Counter);
 

@@ -20,7 +20,7 @@ import { WeftError } from "../base/errors.ts";
 import { formatNodeId, networkPrefix } from "../crypto/node-id.ts";
 import type { PeerFigures } from "../dataplane/messages.ts";
 import type { Member } from "../mesh/types.ts";
-import { CIPHER_NAMES } from "../session/types.ts";
+import { CIPHER_NAMES, capabilityNames } from "../session/types.ts";
 import type { Clock } from "./clock.ts";
 import { peerSamples, planeSamples, processSamples } from "./metrics.ts";
 import type { PeerRecord } from "./peer-table.ts";
@@ -369,12 +369,17 @@ export class RuntimeControl implements NodeControl {
       epochAgeMs: established && figures.epochAgeMs >= 0 ? figures.epochAgeMs : null,
       cipher: (established ? CIPHER_NAMES[figures.cipher] : undefined) ?? "none",
       hybrid: established && figures.hybrid,
+      authentication: "ed25519",
+      queuedPackets: figures?.queuedPackets ?? 0,
+      dropped: { tx: figures?.droppedTx ?? 0, rx: figures?.droppedRx ?? 0, spoofed: figures?.spoofed ?? 0 },
+      deliveryBps: figures === undefined || figures.deliveryBps <= 0 ? null : figures.deliveryBps,
       roles: member.roles,
       candidates: runtime.mesh
         .candidates(member.nodeId, clock.now().wallMs)
         .map((endpoint) => formatEndpoint(endpointFromBytes(endpoint))),
       build: hello?.buildId ?? null,
       protocol: hello === undefined ? null : hello.protocol.join("–"),
+      capabilities: hello === undefined ? [] : capabilityNames(hello.capabilities),
       lastError: peer?.lastError ?? null,
     };
   }

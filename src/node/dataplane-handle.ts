@@ -115,6 +115,10 @@ class Handle implements DataplaneHandle {
       hybrid: at(PeerField.hybrid) === 1,
       established,
       queuedPackets: at(PeerField.queued),
+      droppedTx: at(PeerField.dropsTx),
+      droppedRx: at(PeerField.dropsRx),
+      spoofed: at(PeerField.spoofed),
+      deliveryBps: at(PeerField.rateBps),
     };
   }
 

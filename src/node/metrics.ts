@@ -83,13 +83,41 @@ export function planeSamples(counters: ReadonlyMap<string, number>): MetricSampl
         value,
       });
     } else if (stage !== null) {
-      samples.push(histogram(counters, stage[1], value));
+      samples.push(histogram(counters, stage[1], value), ...stageGauges(counters, stage[1], value));
     } else if (!name.startsWith("hist_")) {
       const family = PLANE[name] ?? counter(`weft_plane_${snake(name)}_total`, `Data-plane counter ${name}.`);
       samples.push({ name: family.name, type: family.type, help: family.help, labels: family.labels ?? {}, value });
     }
   }
   return samples;
+}
+
+/** Mean and 95th percentile (the upper bound of its bucket) since start, for those who look without a query language. */
+function stageGauges(counters: ReadonlyMap<string, number>, stage: string, count: number): MetricSample[] {
+  let seen = 0;
+  let p95 = 0;
+  for (let i = 0; i < BUCKETS && seen < count * 0.95; i++) {
+    seen += counters.get(`hist_${stage}_bucket_${i}`) ?? 0;
+    p95 = 2 ** i / 1e6;
+  }
+  const mean = count === 0 ? 0 : (counters.get(`hist_${stage}_sum_us`) ?? 0) / count / 1e6;
+  const labels = { stage };
+  return [
+    {
+      name: "weft_stage_mean_seconds",
+      type: "gauge",
+      help: "Mean time in one stage since start.",
+      labels,
+      value: mean,
+    },
+    {
+      name: "weft_stage_p95_seconds",
+      type: "gauge",
+      help: "95th percentile, as the bound of its bucket.",
+      labels,
+      value: p95,
+    },
+  ];
 }
 
 /** Buckets of base/histogram.ts: the i-th counts values below 2^i µs, the last all others. */
@@ -144,6 +172,27 @@ export function peerSamples(peers: readonly PeerView[]): MetricSample[] {
         value,
       });
     }
+    gauge("weft_peer_queued_packets", "Packets waiting to be sent to the peer.", peer.queuedPackets);
+    gauge("weft_peer_delivery_bits_per_second", "Delivery rate that the peer reports.", peer.deliveryBps ?? 0);
+    for (const [direction, value] of [
+      ["tx", peer.dropped.tx],
+      ["rx", peer.dropped.rx],
+    ] as const) {
+      samples.push({
+        name: "weft_peer_drops_total",
+        type: "counter",
+        help: "Packets to or from the peer that were dropped.",
+        labels: { ...labels, direction },
+        value,
+      });
+    }
+    samples.push({
+      name: "weft_peer_spoofed_total",
+      type: "counter",
+      help: "Packets from the peer with another member's source address, dropped.",
+      labels,
+      value: peer.dropped.spoofed,
+    });
   }
   return samples;
 }

@@ -79,3 +79,14 @@ export type SessionOutput =
   | { readonly kind: "restarted"; readonly peer: number }
   /** Gave up after 90 s; `reason` is one line for a person. */
   | { readonly kind: "failed"; readonly peer: number; readonly reason: string };
+
+/** Names for people of the bits in a handshake or hello; an unknown bit shows as its number. */
+export function capabilityNames(bits: number): string[] {
+  const names: string[] = [];
+  for (let bit = 0; bit < 32; bit++) {
+    if (((bits >>> bit) & 1) === 0) continue;
+    const known = Object.entries(Capability).find(([, value]) => value === 1 << bit);
+    names.push(known === undefined ? `bit ${bit}` : known[0].toLowerCase().replaceAll("_", "-"));
+  }
+  return names;
+}

@@ -311,6 +311,46 @@ test("a train of equal TCP segments reaches the TUN in one write", () => {
   assert.equal(b.stats.get(Counter.tunTxPackets), 30);
 });
 
+test("a TUN that refuses super-packets gets the packets one by one from then on, none lost", () => {
+  for (const v6 of [false, true]) {
+    for (const tcp of [false, true]) {
+      const a = plane([A4, A6], [B4, B6], 7, 9, 2);
+      const b = plane([B4, B6], [A4, A6], 9, 7, 2);
+      const write = b.tun.commitWrite.bind(b.tun);
+      b.tun.commitWrite = () => {
+        const result = write();
+        if (b.tun.written.at(-1)?.[1] === 0) return result;
+        b.tun.written.pop();
+        return -22;
+      };
+      const sequences = new Map<string, number>();
+      const one: Shape = {
+        v6,
+        tcp,
+        port: 1,
+        payload: 5_000,
+        size: 1_000,
+        flags: 0x10,
+        options: 0,
+        tos: 0,
+        form: 0,
+        gap: 0,
+        dontFragment: true,
+      };
+      const expected: Uint8Array[] = [];
+      for (let i = 0; i < 3; i++) {
+        const framed = build(one, sequences);
+        expected.push(...segment(framed));
+        a.tun.incoming.push(framed);
+      }
+      carry(a, b, [0]);
+      assert.deepEqual(b.tun.written.flatMap(segment).map(comparable), expected.map(comparable));
+      assert.equal(b.stats.get(Counter.mergesRefused), 1);
+      conserves(b);
+    }
+  }
+});
+
 test("what the socket refuses is queued, bounded, and leaves later in order", () => {
   const a = plane([A4], [B4], 7, 9, 2);
   const b = plane([B4], [A4], 9, 7, 2);

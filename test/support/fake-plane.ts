@@ -104,6 +104,10 @@ export class FakePlane implements DataplaneHandle {
       hybrid: epoch?.keys.hybrid ?? false,
       established: epoch?.keys.userData === true,
       queuedPackets: 0,
+      droppedTx: 0,
+      droppedRx: 0,
+      spoofed: 0,
+      deliveryBps: 0,
     };
   }
 
