@@ -394,7 +394,7 @@ export class Engine {
   #routesChanged(): void {
     this.outbound.forgetRoutes();
     this.inbound.forget();
-    for (const peer of this.#peers) if (peer !== undefined) peer.checkedSource4 = 0;
+    for (const peer of this.#peers) if (peer !== undefined) peer.checkedSource4 = -1;
   }
 
   #activate(peer: PeerState, epoch: Epoch): void {

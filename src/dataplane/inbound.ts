@@ -82,7 +82,8 @@ export class Inbound {
   readonly #epochs: EpochTable;
   #lastIndex = -1;
   #lastEpoch: Epoch | undefined = undefined;
-  #lastLocal4 = 0;
+  /** Destination found to be ours last, as u32; −1 = none (0 is an address that anybody can write). */
+  #lastLocal4 = -1;
   /** The packet just opened was the first under its epoch. */
   #newlyProven = false;
 
@@ -100,7 +101,7 @@ export class Inbound {
   forget(): void {
     this.#lastIndex = -1;
     this.#lastEpoch = undefined;
-    this.#lastLocal4 = 0;
+    this.#lastLocal4 = -1;
   }
 
   /** Receives at most `maxCalls` times. @returns true when the socket may hold more */

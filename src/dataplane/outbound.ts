@@ -137,7 +137,7 @@ export class Outbound {
   /** Single datagrams refused with EMSGSIZE. */
   #tooBigCount = 0;
   /** Cache of the last route lookup for IPv4. */
-  #lastDestination = 0;
+  #lastDestination = -1;
   #lastPeer: PeerState | undefined = undefined;
 
   constructor(deps: OutboundDeps) {
@@ -163,7 +163,7 @@ export class Outbound {
 
   /** The routes or peers changed: cached answers are void. */
   forgetRoutes(): void {
-    this.#lastDestination = 0;
+    this.#lastDestination = -1;
     this.#lastPeer = undefined;
   }
 

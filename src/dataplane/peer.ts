@@ -40,8 +40,8 @@ export class PeerState {
   toldPath = -1;
   toldMtuBytes = 0;
   nextFragmentId = 0;
-  /** Source addresses already checked against the routes: IPv4 as u32 (0 = none). */
-  checkedSource4 = 0;
+  /** IPv4 source found to be its own last, as u32; −1 = none (0 is an address that anybody can write). */
+  checkedSource4 = -1;
 
   constructor(slot: number, nodeId: Uint8Array, paths: PeerPaths, row: number) {
     this.slot = slot;

@@ -10,6 +10,8 @@ export class ProbeTable {
   readonly #low: Uint32Array = new Uint32Array(CAPACITY);
   readonly #high: Uint32Array = new Uint32Array(CAPACITY);
   /** Path slot, −1 = free. */
+  /** 1 = answered already: readable, but no answer to it counts again. */
+  readonly #spent: Uint8Array = new Uint8Array(CAPACITY);
   readonly #slot: Int8Array = new Int8Array(CAPACITY).fill(-1);
   readonly #generation: Uint32Array = new Uint32Array(CAPACITY);
   readonly #sentMs: Float64Array = new Float64Array(CAPACITY);
@@ -31,6 +33,7 @@ export class ProbeTable {
     this.#low[entry] = this.#random.u32();
     this.#high[entry] = this.#random.u32();
     this.#slot[entry] = slot;
+    this.#spent[entry] = 0;
     this.#generation[entry] = generation;
     this.#sentMs[entry] = nowMs;
     this.#sizeBytes[entry] = sizeBytes;
@@ -41,9 +44,13 @@ export class ProbeTable {
   /** Finds and frees the probe with this transaction id. @returns its entry, readable until the next add(), or −1 */
   take(low: number, high: number): number {
     for (let entry = 0; entry < CAPACITY; entry++) {
-      if (this.#low[entry] === low && this.#high[entry] === high && this.#slot[entry] >= 0) {
-        this.#low[entry] = 0;
-        this.#high[entry] = 0;
+      if (
+        this.#spent[entry] === 0 &&
+        this.#low[entry] === low &&
+        this.#high[entry] === high &&
+        this.#slot[entry] >= 0
+      ) {
+        this.#spent[entry] = 1;
         return entry;
       }
     }

@@ -492,6 +492,21 @@ test("a packet with another member's source, or for somebody else, is dropped an
   carry(c, d, [0]);
   assert.equal(d.stats.droppedRx(Drop.NOT_FOR_US), 1);
   assert.equal(b.tun.written.length + d.tun.written.length, 0);
+  // 0.0.0.0 is nobody's address, also right after start, when nothing is cached yet
+  const e = plane([A4], [B4], 7, 9, 2);
+  const f = plane([B4], [A4], 9, 7, 2);
+  const nobody = build(one, new Map());
+  nobody.fill(0, 22, 26);
+  e.tun.incoming.push(nobody);
+  carry(e, f, [0]);
+  assert.equal(f.stats.droppedRx(Drop.SPOOFED), 1);
+  const nowhere = build(one, new Map());
+  nowhere.fill(0, 26, 30);
+  e.routes.load([{ prefix: parseAddress("0.0.0.0") as Uint8Array, prefixBits: 96, peer: 1 }]);
+  e.tun.incoming.push(nowhere);
+  carry(e, f, [0]);
+  assert.equal(f.stats.droppedRx(Drop.NOT_FOR_US), 1);
+  assert.equal(f.tun.written.length, 0);
 });
 
 test("replayed, truncated and altered datagrams never reach the TUN", () => {
