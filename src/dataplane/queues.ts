@@ -2,7 +2,7 @@
  * Packets that cannot leave yet: the socket is full, or the peer has no session. One FIFO per peer over one shared pool of blocks.
  *
  * A queued packet is plaintext, already split to wire size, with 4 bytes of inner header in front, ready to be sealed. Bounds:
- *  - without a session: 64 packets per peer and 4,096 in all; when full the oldest of that peer is dropped (NO_SESSION);
+ *  - without a session: 64 packets per peer, of which the oldest goes when full, and 4,096 in all, when the arriving one goes (NO_SESSION);
  *  - with one: `limitPackets` of the peer, 256–8,192; when full the arriving packet is dropped (QUEUE_FULL);
  *  - the pool: when it is empty the arriving packet is dropped (QUEUE_FULL).
  * Standing queues are cut by CoDel (RFC 8289) at dequeue (SOJOURN), so a long queue is not a long wait. All drops are counted by the caller's

@@ -16,6 +16,9 @@ const RECEIVE_BURST = 4000;
 /** The same for messages that cost more than a look-up: digests, lists, joins. */
 const COSTLY_RATE = 200;
 const COSTLY_BURST = 600;
+/** Requests to join from one peer: each costs signatures and a line in the log, and honest joiners ask every second or two. */
+const JOIN_RATE = 1;
+const JOIN_BURST = 5;
 /** Bad signatures after which a peer's statements and endpoints are ignored for a while. */
 const FORGERY_LIMIT = 16;
 const MUTE_MS = 60_000;
@@ -64,6 +67,7 @@ export class Link {
   readonly #send: Bucket;
   readonly #receive: Bucket;
   readonly #costly: Bucket;
+  readonly #joins: Bucket;
   #retryMs: number = FIRST_RETRY_MS;
   #forgeries = 0;
   #mutedUntilMs: number = Number.NEGATIVE_INFINITY;
@@ -75,6 +79,7 @@ export class Link {
     this.#send = new Bucket(SEND_RATE, SEND_BURST, nowMs);
     this.#receive = new Bucket(RECEIVE_RATE, RECEIVE_BURST, nowMs);
     this.#costly = new Bucket(COSTLY_RATE, COSTLY_BURST, nowMs);
+    this.#joins = new Bucket(JOIN_RATE, JOIN_BURST, nowMs);
   }
 
   get hasQueued(): boolean {
@@ -91,6 +96,10 @@ export class Link {
 
   maySend(nowMs: number): boolean {
     return this.#send.take(nowMs);
+  }
+
+  mayJoin(nowMs: number): boolean {
+    return this.#joins.take(nowMs);
   }
 
   mayReceive(nowMs: number, costly: boolean): boolean {

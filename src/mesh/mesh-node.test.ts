@@ -599,3 +599,16 @@ test("a quiet network stays quiet: a few digests a minute and nothing else", () 
   assert.ok(perNodeMinute <= 2 * 4, `${perNodeMinute} control messages a node and minute`);
   assert.ok(perNodeMinute > 0);
 });
+
+test("an admin whose roster takes no more says so to the joining node and goes on", () => {
+  const world = new TestWorld(77);
+  const [founder] = world.network(1, { maxStatements: 2 }) as [TestNode];
+  const { token } = founder.mesh.createInvite(world.now(founder));
+  const node = world.add();
+  node.mesh.startJoin(world.now(node), token, { name: "late" });
+  world.runUntil(() => node.joinResult !== undefined);
+  const failed = expectFailure(node.joinResult, "refused");
+  assert.match(failed.text, /takes no admission/);
+  assert.equal(founder.mesh.counters.joinsRefused > 0, true);
+  assert.deepEqual(names(founder), ["n0"]);
+});

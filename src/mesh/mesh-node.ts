@@ -399,6 +399,7 @@ export class MeshNode {
         this.peerUp(now, staticKey);
       const link = this.#gossip.link(hex);
       if (link === undefined) this.counters.controlRefusedSender++;
+      else if (message.type === "join" && !link.mayJoin(now.nowMs)) this.counters.controlRateLimited++;
       else if (!link.mayReceive(now.nowMs, COSTLY.has(message.type))) this.counters.controlRateLimited++;
       else this.#dispatch(now, link, message);
     }
@@ -543,14 +544,32 @@ export class MeshNode {
     if (verdict.verdict === "refuse") {
       this.counters.joinsRefused++;
       const { code, text, remedy, details } = verdict;
-      this.#outbox.log("info", `a join as "${request.name}" is refused: ${text}`);
+      this.#outbox.log("info", `a join is refused: ${text}`);
       return this.#send(link.staticKey, { type: "answer", ok: false, code, text, remedy, details });
     }
     let member: Member | undefined;
     if (verdict.verdict === "member") {
       member = verdict.member;
     } else {
-      this.#accepted(now, [membership.admit(now, verdict)], undefined);
+      let admitted: ReturnType<Membership["admit"]>;
+      try {
+        admitted = membership.admit(now, verdict);
+      } catch (error) {
+        // a roster that is full or whose clock ran ahead refuses our own statement: the joiner hears it, the node goes on
+        this.counters.joinsRefused++;
+        const text = `the roster takes no admission now: ${(error as Error).message}`;
+        this.#outbox.log("warn", text);
+        const remedy = "the admin should look at its log and clock, then try again";
+        return this.#send(link.staticKey, {
+          type: "answer",
+          ok: false,
+          code: JoinCode.REFUSED,
+          text,
+          remedy,
+          details: {},
+        });
+      }
+      this.#accepted(now, [admitted], undefined);
       this.#refresh(now);
       member = membership.byNode(request.nodeId);
       this.counters.joinsAccepted++;

@@ -36,7 +36,8 @@ import { InviteState, type Member } from "./types.ts";
 /** Statements that one member without the role admin may have in the roster. */
 export const MEMBER_QUOTA = 64;
 /** How far ahead of a sane local clock a statement may be. */
-const FUTURE_LIMIT_MS = 86_400_000;
+/** As far as a join may be off: a statement from further ahead would push every later one, and so every invite, ahead with it. */
+const FUTURE_LIMIT_MS = 300_000;
 
 export interface RosterOptions {
   /** @default 2048 */

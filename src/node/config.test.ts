@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -86,7 +86,10 @@ test("options win over the file and the file over the defaults", () => {
     writeFileSync(
       join(directory, "weft.toml"),
       `name = "box"\ntun = "w0"\npq = "prefer"\n[psk]\nnas = "${"ab".repeat(32)}"\n`,
+      { mode: 0o644 },
     );
+    assert.throws(() => loadConfig(directory), { code: "CONFIG_INVALID", message: /others may read it/ });
+    chmodSync(join(directory, "weft.toml"), 0o600);
     const fromFile = loadConfig(directory);
     assert.equal(fromFile.name, "box");
     assert.equal(fromFile.tun, "w0");

@@ -3,7 +3,7 @@
  * Command-line options win over the file, the file over the defaults. Every mistake is one line that names the file, the key, the
  * value and what would be right; nothing unknown is skipped silently.
  */
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { parse, TomlError } from "smol-toml";
 import * as z from "zod/mini";
@@ -284,6 +284,9 @@ export function loadConfig(stateDirectory: string, overrides: ConfigOverrides = 
       );
     }
     fromFile = parseConfig(source, file);
+    if (Object.keys(fromFile.psk ?? {}).length > 0 && (statSync(file).mode & 0o077) !== 0) {
+      throw invalid(`${file} holds pre-shared keys, and others may read it`, `run: chmod 600 ${file}`);
+    }
   }
   return resolveConfig(fromFile, overrides);
 }

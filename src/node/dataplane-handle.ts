@@ -26,6 +26,7 @@ class Handle implements DataplaneHandle {
   readonly ready: Promise<void>;
   #ended = false;
   #refusedCommands = 0;
+  #failedEvents = 0;
   #resolveEnd: () => void = () => {};
   readonly #end: Promise<void>;
 
@@ -125,6 +126,7 @@ class Handle implements DataplaneHandle {
   counters(): Map<string, number> {
     const out = this.#stats.snapshot();
     out.set("commandsRefused", this.#refusedCommands);
+    out.set("eventsFailed", this.#failedEvents);
     return out;
   }
 
@@ -157,7 +159,14 @@ class Handle implements DataplaneHandle {
     for (; count < EVENTS_PER_TICK; count++) {
       const record = this.#events.pop();
       if (record === undefined) break;
-      this.#deliver(decodeEvent(record));
+      try {
+        this.#deliver(decodeEvent(record));
+      } catch (error) {
+        // whatever came in from the network, it must not end the thread that serves everybody else
+        this.#failedEvents++;
+        const text = `an event could not be handled: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`;
+        this.#onEvent({ kind: "log", level: "error", text });
+      }
     }
     return count;
   }

@@ -35,8 +35,8 @@ test("one batch sets addresses, link and the network's routes with their MTU", a
       "address replace 100.64.0.1/32 dev weft0",
       "address replace fd00::1/128 dev weft0 nodad",
       "link set dev weft0 up",
-      "route replace 100.64.0.0/16 dev weft0 mtu 1416 src 100.64.0.1",
-      "route replace fd00::/48 dev weft0 mtu 1416 src fd00::1",
+      "route add 100.64.0.0/16 dev weft0 mtu 1416 src 100.64.0.1",
+      "route add fd00::/48 dev weft0 mtu 1416 src fd00::1",
     ],
     [`link set dev weft0 gso_max_size ${superPacketBytes(1416)}`],
   ]);

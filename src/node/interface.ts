@@ -79,9 +79,10 @@ export class InterfaceConfigurator {
     for (const prefix of prefixes) {
       const six = prefix.includes(":");
       const mtu = six ? Math.max(MIN_IPV6_MTU_BYTES, prefixMtuBytes) : prefixMtuBytes;
+      // added, not replaced: a prefix that this machine already routes elsewhere is not the network's to take;
       // the own address is named as the source, since a /32 gives the kernel no reason to prefer it
       const source = addresses.find((address) => address.includes(":") === six);
-      lines.push(`route replace ${prefix} dev ${name} mtu ${mtu}${source === undefined ? "" : ` src ${source}`}`);
+      lines.push(`route add ${prefix} dev ${name} mtu ${mtu}${source === undefined ? "" : ` src ${source}`}`);
     }
     await this.#run(["-batch", "-"], `${lines.join("\n")}\n`);
     try {

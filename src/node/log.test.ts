@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { createLoggerOn } from "./log.ts";
+import { createLoggerOn, printable } from "./log.ts";
 
 function setup(level: "debug" | "info"): {
   lines: string[];
@@ -37,4 +37,9 @@ test("what is remembered of lines is bounded", () => {
   log.debug("line 999");
   log.debug("line 0");
   assert.equal(lines.length, 1001);
+});
+
+test("control characters that came from elsewhere do not reach the terminal", () => {
+  assert.equal(printable("a\nb\u001b[2Jc\rd\u009be"), "a\\nb\\x1b[2Jc\\x0dd\\x9be");
+  assert.equal(printable("größe – ok"), "größe – ok");
 });

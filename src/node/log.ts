@@ -15,6 +15,14 @@ export interface LogSink {
   write(level: LogLevel, room: string, message: string, fields: Record<string, unknown> | undefined): void;
 }
 
+/** Names and reasons come from other machines: control characters in them must not reach a terminal. */
+export function printable(line: string): string {
+  // oxlint-disable-next-line no-control-regex -- finding them is the point
+  return line.replace(/[\u0000-\u001f\u007f-\u009f]/g, (character) =>
+    character === "\n" ? "\\n" : `\\x${character.charCodeAt(0).toString(16).padStart(2, "0")}`,
+  );
+}
+
 function textSink(out: (line: string) => void): LogSink {
   return {
     write(level, room, message, fields) {
@@ -22,7 +30,7 @@ function textSink(out: (line: string) => void): LogSink {
       let line = `${time} ${level.padEnd(5)} ${room === "" ? "" : `${room}: `}${message}`;
       for (const [key, value] of Object.entries(fields ?? {}))
         line += ` ${key}=${typeof value === "string" ? value : JSON.stringify(value)}`;
-      out(`${line.replaceAll("\n", "\\n")}\n`);
+      out(`${printable(line)}\n`);
     },
   };
 }

@@ -115,8 +115,9 @@ export class Members {
     nowMs: number,
     wallMs: number,
   ): PeerRecord | undefined {
-    if (this.#deps.mesh.acceptsInvite(inviteId, wallMs) === "unknown") return undefined;
-    return this.#declare(this.peers.addProvisional(staticKey, lastEpochId, nowMs));
+    const invite = this.#deps.mesh.acceptsInvite(inviteId, wallMs);
+    if (invite === "unknown") return undefined;
+    return this.#declare(this.peers.addProvisional(staticKey, lastEpochId, nowMs, invite === "ended"));
   }
 
   /** Takes the slot back and everything that led to it. */

@@ -32,12 +32,20 @@ test("removing a record twice, or after its slot has a new holder, changes nothi
 
 test("joiners are bounded in number and time; one that is settled counts no more", () => {
   const table = new PeerTable(MAX_PROVISIONAL + 10);
-  const joiners = Array.from({ length: MAX_PROVISIONAL }, (_, n) => table.addProvisional(key(n), 0, 1000));
-  assert.equal(table.addProvisional(key(900), 0, 1000), undefined);
+  const joiners = Array.from({ length: MAX_PROVISIONAL }, (_, n) => table.addProvisional(key(n), 0, 1000, false));
+  assert.equal(table.addProvisional(key(900), 0, 1000, false), undefined);
   const [joiner] = joiners;
   assert.ok(joiner !== undefined);
   table.settle(joiner);
-  assert.ok(table.addProvisional(key(900), 0, 1000) !== undefined);
+  assert.ok(table.addProvisional(key(900), 0, 1000, false) !== undefined);
   assert.equal(table.expired(30_999).length, 0);
   assert.equal(table.expired(31_000).length, MAX_PROVISIONAL);
+});
+
+test("those with an ended invite share few slots, so that they cannot keep the others out", () => {
+  const table = new PeerTable(MAX_PROVISIONAL + 10);
+  let granted = 0;
+  for (let n = 0; n < MAX_PROVISIONAL; n++) if (table.addProvisional(key(n), 0, 1000, true) !== undefined) granted++;
+  assert.equal(granted, 8);
+  assert.ok(table.addProvisional(key(800), 0, 1000, false) !== undefined);
 });

@@ -8,6 +8,8 @@ import { toHex } from "../base/bytes.ts";
 import type { Member } from "../mesh/types.ts";
 
 export const MAX_PROVISIONAL = 64;
+/** Of these, for those who come with an invite that has ended and only hear why. */
+const MAX_ENDED = 8;
 /** Time a joiner has for handshake, request and admission. */
 const PROVISIONAL_LIFE_MS = 30_000;
 
@@ -23,6 +25,7 @@ export class PeerRecord {
   member: Member | undefined;
   /** When a joiner loses the slot; Infinity for everybody else. */
   expiresAtMs: number = Infinity;
+  hasEndedInvite = false;
   /** Epochs up to this one belong to a former holder of the slot. */
   readonly firstEpochId: number;
   established = false;
@@ -83,13 +86,26 @@ export class PeerTable {
   }
 
   /** @returns undefined when 64 join already, or no slot is free */
-  addProvisional(staticKey: Uint8Array, lastEpochId: number, nowMs: number): PeerRecord | undefined {
-    if (this.#provisional >= MAX_PROVISIONAL) return undefined;
+  addProvisional(
+    staticKey: Uint8Array,
+    lastEpochId: number,
+    nowMs: number,
+    hasEndedInvite: boolean,
+  ): PeerRecord | undefined {
+    if (this.#provisional >= MAX_PROVISIONAL || (hasEndedInvite && this.#ended() >= MAX_ENDED)) return undefined;
     const record = this.add(new Uint8Array(32), staticKey, lastEpochId);
     if (record === undefined) return undefined;
     record.expiresAtMs = nowMs + PROVISIONAL_LIFE_MS;
+    record.hasEndedInvite = hasEndedInvite;
     this.#provisional++;
     return record;
+  }
+
+  #ended(): number {
+    return this.all().reduce(
+      (count, record) => count + (record.hasEndedInvite && record.member === undefined ? 1 : 0),
+      0,
+    );
   }
 
   /** A joiner was admitted, or proved its session and may take its time. */

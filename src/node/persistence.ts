@@ -25,6 +25,7 @@ export interface PersistenceDeps {
 export class Persistence {
   readonly #deps: PersistenceDeps;
   readonly #unwritten = new Set<Promise<void>>();
+  readonly #gathered: Mutation[] = [];
   #isNetworkWritten = false;
   #cacheDueMs = Infinity;
   #cacheWrittenMs = -Infinity;
@@ -41,7 +42,7 @@ export class Persistence {
       this.#isNetworkWritten = true;
       mutations.push({ kind: "meta", key: NETWORK_KEY, value: networkId });
     }
-    this.#write(mutations);
+    this.#gather(mutations);
   }
 
   endpointsChanged(nowMs: number): void {
@@ -72,6 +73,17 @@ export class Persistence {
   #writeEndpoints(): void {
     this.#cacheDueMs = Infinity;
     this.#write([{ kind: "meta", key: ENDPOINT_CACHE_KEY, value: this.#deps.exportEndpoints() }]);
+  }
+
+  /** Statements that come together, such as a whole roster after a join, go to disk together: one write, all or nothing. */
+  #gather(mutations: readonly Mutation[]): void {
+    this.#gathered.push(...mutations);
+    if (this.#gathered.length > mutations.length) return;
+    const writing = Promise.resolve().then(() => {
+      this.#unwritten.delete(writing);
+      this.#write(this.#gathered.splice(0));
+    });
+    this.#unwritten.add(writing);
   }
 
   #write(mutations: readonly Mutation[]): void {

@@ -9,7 +9,7 @@
  * stands for the earliest of their deadlines. Nothing here waits for a disk or a program.
  */
 import type { Now } from "../base/clock.ts";
-import { equal, toHex } from "../base/bytes.ts";
+import { equal } from "../base/bytes.ts";
 import { Drop, DROP_NAMES } from "../base/drop.ts";
 import { endpointFromBytes, formatEndpoint } from "../base/endpoint.ts";
 import { WeftError } from "../base/errors.ts";
@@ -90,7 +90,7 @@ export class NodeRuntime {
   #joined: ((result: JoinResult) => void) | undefined;
   #left: ((delivered: boolean) => void) | undefined;
   /** Addresses at which peers see this node. */
-  readonly #observed = new Map<string, { readonly endpoint: Uint8Array; atMs: number }>();
+  readonly #observed = new Map<number, { readonly endpoint: Uint8Array; atMs: number }>();
   #lastEpochId = 0;
   #tickAtMs = Infinity;
   #timerAtMs = Infinity;
@@ -298,7 +298,8 @@ export class NodeRuntime {
         return;
       }
       case "observed":
-        this.#observe(now, event.endpoint);
+        // only members say where they see us, each has one say, and who merely asks to join has none
+        if (this.peers.bySlot(event.peer)?.member !== undefined) this.#observe(now, event.peer, event.endpoint);
         return;
       case "pong":
         this.#pings.handlePong(event.peer, event.token, { rttMs: event.rttMs, endpoint: event.endpoint });
@@ -346,16 +347,13 @@ export class NodeRuntime {
     this.#events.pathChanged(peer);
   }
 
-  #observe(now: Now, endpoint: Uint8Array): void {
-    const key = toHex(endpoint);
-    const known = this.#observed.get(key);
-    if (known !== undefined) {
-      known.atMs = now.nowMs;
-      return;
-    }
-    if (this.#observed.size >= MAX_OBSERVED) this.#observed.delete(this.#observed.keys().next().value as string);
-    this.#observed.set(key, { endpoint, atMs: now.nowMs });
-    this.#events.endpointsDirty();
+  #observe(now: Now, slot: number, endpoint: Uint8Array): void {
+    const known = this.#observed.get(slot);
+    const isNews = known === undefined || !equal(known.endpoint, endpoint);
+    if (known === undefined && this.#observed.size >= MAX_OBSERVED)
+      this.#observed.delete(this.#observed.keys().next().value as number);
+    this.#observed.set(slot, { endpoint, atMs: now.nowMs });
+    if (isNews) this.#events.endpointsDirty();
   }
 
   // ── from the machines ────────────────────────────────────────────────────────────────────────────────────────────────

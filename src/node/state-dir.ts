@@ -45,11 +45,19 @@ export class StateDirectory {
     const stat = statSync(path);
     if (!stat.isDirectory())
       throw new WeftError("STATE_DENIED", `${path} is no directory`, "choose another one with --state");
-    if ((stat.mode & 0o002) !== 0) {
+    if ((stat.mode & 0o022) !== 0) {
       throw new WeftError(
         "STATE_UNSAFE",
-        `everybody may write to ${path}`,
+        `others may write to ${path}`,
         `choose another state directory with --state, or run: chmod 700 ${path}`,
+      );
+    }
+    const uid = process.geteuid?.() ?? stat.uid;
+    if (stat.uid !== uid) {
+      throw new WeftError(
+        "STATE_UNSAFE",
+        `${path} belongs to user ${stat.uid}, and this is user ${uid}`,
+        `choose another state directory with --state, or run: chown ${uid} ${path}`,
       );
     }
     let lock: FileLock | undefined;
@@ -72,7 +80,7 @@ export class StateDirectory {
   prepareDatabase(): string {
     const file = join(this.path, "weft.db");
     try {
-      closeSync(openSync(file, constants.O_RDWR | constants.O_CREAT, 0o600));
+      closeSync(openSync(file, constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW, 0o600));
     } catch (cause) {
       throw denied(`cannot open ${file}`, cause);
     }

@@ -55,7 +55,10 @@ export class Responder {
     const last = timestamps.last(staticKey);
     if (last !== undefined && compare(payload.timestamp, last) <= 0) return this.#refuse(noise, Drop.STALE_TIMESTAMP);
     const joins = peer === undefined || this.#core.peers.get(peer.slot)?.unprovenJoin === true;
+    const lacksHybrid = this.#core.requireHybrid && (payload.capabilities & Capability.HYBRID) === 0;
     if (peer === undefined) {
+      // nobody gets a slot for a handshake that cannot succeed
+      if (lacksHybrid) return this.#refuse(noise, Drop.UNEXPECTED);
       if (this.#core.unprovenJoins >= MAX_UNPROVEN_JOINS) return this.#refuse(noise, Drop.TOO_MANY_PENDING);
       peer = this.#core.deps.provisionalPeer(
         staticKey,
@@ -67,7 +70,7 @@ export class Responder {
     const session = this.#core.session(peer.slot);
     if (session === undefined) return this.#refuse(noise, Drop.UNKNOWN_PEER);
     timestamps.accept(staticKey, payload.timestamp, now);
-    if (this.#core.requireHybrid && (payload.capabilities & Capability.HYBRID) === 0) {
+    if (lacksHybrid) {
       session.lastError = NO_HYBRID;
       return this.#refuse(noise, Drop.UNEXPECTED);
     }

@@ -2,7 +2,7 @@
  * What a daemon asks the kernel about itself: thread names, dying with its parent, capabilities, and the lock that keeps a second
  * daemon off the same state directory.
  */
-import { ftruncateSync, readFileSync, writeSync } from "node:fs";
+import { constants, ftruncateSync, readFileSync, writeSync } from "node:fs";
 import { Errno, SysError } from "./errno.ts";
 import { lastErrno, libc, rawAddress } from "./libc.ts";
 
@@ -10,7 +10,8 @@ const PR_SET_PDEATHSIG = 1;
 const PR_SET_NAME = 15;
 const CAP_NET_ADMIN = 12;
 const CAP_SYS_ADMIN = 21;
-const O_RDWR_CREAT_CLOEXEC = 0o2 | 0o100 | 0o2000000;
+/** O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW (the last differs on arm64). */
+const O_RDWR_CREAT_CLOEXEC: number = 0o2 | 0o100 | 0o2000000 | constants.O_NOFOLLOW;
 const LOCK_EX_NB = 2 | 4;
 const SIGTERM = 15;
 
