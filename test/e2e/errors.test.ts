@@ -7,7 +7,7 @@ import { WeftNode } from "../../lab/network.ts";
 import { sleep, type RunResult } from "../../lab/process.ts";
 import { testEnvironment } from "../../lab/test-hooks.ts";
 import { twoHosts, type TwoHosts } from "../../lab/topologies.ts";
-import { assertErrorLine, skip, withLab } from "./support.ts";
+import { assertConservation, assertErrorLine, skip, withLab } from "./support.ts";
 
 const TEST_MS = 40_000;
 
@@ -115,6 +115,10 @@ test("mistakes end in one line with a remedy", { skip }, async (t) => {
       mkdirSync(join(lab.folder, "empty"));
       assertErrorLine(await up(node("empty")), /network/i);
       assertErrorLine(await node("nowhere").weft(["status"]), /daemon|running/i);
+    });
+
+    await t.test("nothing of all this went uncounted", async () => {
+      await assertConservation(admin);
     });
   });
 });

@@ -46,7 +46,8 @@ test(
           assert.match(peer.path.endpoint ?? "", new RegExp(`^${a.host.address4}:|^\\[${a.host.address6}\\]:`));
           assert.ok(peer.rttMs !== null && peer.rttMs > 0 && peer.rttMs < 100);
           assert.ok(peer.pmtu !== null && peer.pmtu >= 1_280);
-          assert.ok(peer.rxBytes >= 0 && peer.txBytes >= 0);
+          assert.equal(peer.authentication, "ed25519");
+          assert.ok(peer.capabilities.includes("hybrid"), peer.capabilities.join());
           assert.match(peer.cipher, /^(aes-256-gcm|chacha20-poly1305)$/);
           assert.ok(Array.isArray(status.health));
           const { addresses } = await b.json<{ addresses: string[] }>(["ip"]);

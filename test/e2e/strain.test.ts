@@ -44,7 +44,18 @@ test("rekeying goes on through loss, duplication and reordering", { skip }, asyn
     async (network, { impairment }) => {
       const [a, b] = [network.node("a"), network.node("b")];
       await impairment.set({ loss: 0.05, duplicate: 0.05, reorder: 0.05, reorderMs: 20 });
-      const echo = await ping(b.host, await a.address(4), { count: 800, intervalMs: 9 });
+      const ages: number[] = [];
+      const sampling = setInterval(() => {
+        b.status().then(
+          ({ peers }) => ages.push(peers[0]?.epochAgeMs ?? Number.NaN),
+          () => undefined,
+        );
+      }, 200);
+      const echo = await ping(b.host, await a.address(4), { count: 800, intervalMs: 9 }).finally(() =>
+        clearInterval(sampling),
+      );
+      const rekeys = ages.filter((age, index) => index > 0 && age < ages[index - 1]).length;
+      assert.ok(rekeys >= 3, `control: only ${rekeys} rekeys`);
       const before = (await impairment.counters())["imp0>imp1"];
       assert.ok(before["lost"] > 0, "control: packets were lost");
       // One loss each way out of twenty: a share of 9.75 % of the pings cannot come back; a gap of keys would cost far more.

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { sleep } from "../../lab/process.ts";
 import { changeAddress } from "../../lab/scenarios/address-change.ts";
-import { impairedHosts, routedHosts, twoHosts } from "../../lab/topologies.ts";
+import { hostsBehindNat, impairedHosts, routedHosts, twoHosts } from "../../lab/topologies.ts";
 import { iperf, ping, timeUntilAnswered } from "../../lab/traffic.ts";
 import { skip, withNetwork } from "./support.ts";
 
@@ -154,3 +154,29 @@ test("a partition that heals: traffic is back by itself", { skip }, async () => 
     },
   );
 });
+
+test(
+  "a member behind a NAT dials out, is answered, and comes back after a restart with another port",
+  { skip },
+  async () => {
+    await withNetwork(
+      () => hostsBehindNat([{}]),
+      ({ outside, inside }) => [outside, ...inside],
+      async (network, { outside, inside }) => {
+        const [admin, member] = [network.node("outside"), network.node("in0")];
+        for (const family of [4, 6] as const) {
+          assert.equal((await ping(inside[0], await admin.address(family), { count: 5, intervalMs: 20 })).received, 5);
+          assert.equal((await ping(outside, await member.address(family), { count: 5, intervalMs: 20 })).received, 5);
+        }
+        const { endpoint } = (await admin.peer("in0")).path;
+        assert.ok(
+          endpoint?.startsWith(inside[0].address4) === false,
+          `the admin sees the NAT's address, not ${endpoint}`,
+        );
+        await member.kill();
+        await member.up();
+        assert.equal((await ping(inside[0], await admin.address(4), { count: 5, intervalMs: 20 })).received, 5);
+      },
+    );
+  },
+);

@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -74,4 +75,16 @@ test("a node that cannot start leaves its state directory free", async () => {
   await initNetwork({ stateDirectory: broken.stateDirectory, network: "broken", name: "x" });
   await assert.rejects(createNode(broken), { remedy: /--listen/ });
   await assert.rejects(createNode(broken), { remedy: /--listen/ });
+});
+
+test("the example of the guide runs as it stands there", () => {
+  const file = new URL("../../docs/examples/two-nodes.ts", import.meta.url).pathname;
+  const out = execFileSync(process.execPath, ["--disable-warning=ExperimentalWarning", file], {
+    encoding: "utf8",
+    timeout: 30_000,
+  });
+  assert.match(
+    out,
+    /^one answered in \d+\.\d\d ms, direct 127\.0\.0\.1:\d+\n(two|one): aes-256-gcm|chacha20-poly1305, hybrid true/m,
+  );
 });
