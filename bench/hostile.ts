@@ -22,6 +22,7 @@ import { describeMachine } from "./tools/machine.ts";
 import { isAlive, residentBytes } from "./tools/proc.ts";
 import { reasonOf } from "./tools/reading.ts";
 import { figure, publish, type OutputOptions } from "./tools/report.ts";
+import { median } from "./tools/statistics.ts";
 
 export interface HostileOptions extends OutputOptions {
   readonly seconds: number;
@@ -44,6 +45,7 @@ const SOURCES = "10.66.0.0/16";
 const WARM_UP_SECONDS = 3;
 /** Growth of resident memory over one flood that still counts as none: allocator noise. */
 const STATE_GROWTH_MOST_BYTES = 8e6;
+const SAMPLE_EVERY_MS = 250;
 
 interface Scene extends TwoHosts {
   readonly tunnel: WeftTunnel;
@@ -263,8 +265,14 @@ async function attack(scene: Scene, kind: FloodKind, options: HostileOptions, no
   // Tables of fixed size are touched for the first time: that is not growth.
   await warmUp(scene, kind, options);
   const before = weftDrops(await tunnel.nodeB.metrics());
-  const residentBefore = residentBytes(pid);
-  const met = await flowUnderFlood(scene, kind, options);
+  const samples: number[] = [];
+  const sampling = setInterval(() => isAlive(pid) && samples.push(residentBytes(pid)), SAMPLE_EVERY_MS);
+  let met;
+  try {
+    met = await flowUnderFlood(scene, kind, options);
+  } finally {
+    clearInterval(sampling);
+  }
   await sleep(500);
   if (!isAlive(pid)) throw new Error("end b has ended under the flood");
   const added = dropsSince(before, weftDrops(await tunnel.nodeB.metrics()));
@@ -276,9 +284,18 @@ async function attack(scene: Scene, kind: FloodKind, options: HostileOptions, no
     socketRate: met.rate,
     sentPerSecond: met.flood.perSecond,
     countedPerSecond: received / met.flood.seconds,
-    growthBytes: residentBytes(pid) - residentBefore,
+    growthBytes: growth(samples),
     drops: Object.fromEntries(added),
   };
+}
+
+/**
+ * What keeping state for each datagram would look like: the trend from the middle third of the flood to its last third, as bytes over the whole
+ * flood. Garbage that stands until the next collection rises and falls within a third and leaves the medians where they are.
+ */
+function growth(samples: readonly number[]): number {
+  const third = Math.floor(samples.length / 3);
+  return 3 * (median(samples.slice(-third)) - median(samples.slice(third, 2 * third)));
 }
 
 /** A member that restarts in the middle of a handshake flood: from its start, and from its line `ready`, to the first answered ping. */

@@ -2,7 +2,7 @@
  * Entry of the data-plane worker thread: opens the ports, then runs the engine's turns until it is told to stop. It never returns to its
  * event loop; commands come through a ring, and an eventfd wakes it from poll. Source: docs/protocol.md "Threads".
  */
-import { workerData } from "node:worker_threads";
+import { isMainThread, workerData } from "node:worker_threads";
 import { WeftError } from "../base/errors.ts";
 import type { Random } from "../base/random.ts";
 import { ByteRing } from "../base/ring.ts";
@@ -134,4 +134,4 @@ function run(setup: WorkerSetup): void {
   }
 }
 
-run(workerData as WorkerSetup);
+if (!isMainThread) run(workerData as WorkerSetup);
