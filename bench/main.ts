@@ -106,6 +106,19 @@ program
   });
 
 program
+  .command("mesh")
+  .description("routing through members in the simulator: random topologies with churn, then networks of growing size")
+  .option("--topologies <n>", "random topologies", positive, 10_000)
+  .option("--seed <n>", "the first one", positive, 1)
+  .option("--sizes <list>", "nodes, comma separated", list, ["25", "50", "100", "200", "1000", "5000"])
+  .option("--json [file]", "everything measured: into a file, or in place of the table")
+  .addHelpText("after", "\nExample: npm run bench -- mesh --topologies 1000 --sizes 50,200")
+  .action(async (options) => {
+    const { runMeshBench } = await import("./mesh.ts");
+    runMeshBench({ ...options, sizes: options.sizes.map(positive) });
+  });
+
+program
   .command("stalls")
   .description("a slow disk and a blocked control thread, against a tunnel without them")
   .option("--seconds <n>", "length of each measurement", positive, 10)
@@ -116,6 +129,20 @@ program
   .action(async (options) => {
     const { runStalls } = await import("./stalls.ts");
     await runStalls({ ...options, command: typed });
+  });
+
+program
+  .command("streams")
+  .description("what many streams and reconnects leave in memory, and what they cost")
+  .option("--streams <n>", "short streams", positive, 100_000)
+  .option("--reconnects <n>", "connections killed and made anew", positive, 1_000)
+  .option("--megabytes <n>", "length of the one long stream", positive, 500)
+  .option("--json [file]", "everything measured: into a file, or in place of the table")
+  .option("--markdown <file>", "rewrite this benchmark's section")
+  .addHelpText("after", "\nExample: npm run bench -- streams --streams 10000 --reconnects 100")
+  .action(async (options) => {
+    const { runStreams } = await import("./streams.ts");
+    await runStreams({ ...options, command: typed });
   });
 
 program

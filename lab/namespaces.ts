@@ -12,13 +12,24 @@
  * or throws. What a killed run left behind is removed by sweepStale() in the next one. Needs root, `ip` and, for NAT, `nft`.
  */
 import { execFileSync } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { formatAddress, parseAddress } from "../src/base/endpoint.ts";
 import { Daemon, LabError, must, run, type DaemonOptions, type RunOptions, type RunResult } from "./process.ts";
 
 const NETNS_FOLDER = "/run/netns";
+/** Files of a namespace's own: `ip netns exec` shows them in place of those in /etc. */
+const NETNS_ETC = "/etc/netns";
 const NAME = /^weft-(\d+)-(\d+)-/;
 
 export interface LinkOptions {
@@ -30,6 +41,13 @@ export interface LinkOptions {
   readonly burstBytes?: number;
   /** Longest wait in the tbf's queue. @default 50 */
   readonly queueMs?: number;
+  /**
+   * Where the addresses come from: "private" is 10/8 and fd57::/16, "public" 11/8 and 2a57::/16 (global for every filter), "shared" is
+   * 100.127/16 (RFC 6598) and fd57::/16. @default "private"
+   */
+  readonly range?: "private" | "public" | "shared";
+  /** Families that get addresses; the text of the others is empty. @default [4, 6] */
+  readonly families?: readonly (4 | 6)[];
 }
 
 /** One end of a link: a device inside a host with an IPv4 and an IPv6 address. */
@@ -63,6 +81,11 @@ export class Host {
   constructor(name: string, namespace: string) {
     this.name = name;
     this.namespace = namespace;
+  }
+
+  /** Folder whose hosts and resolv.conf stand in for those in /etc. */
+  get etc(): string {
+    return join(NETNS_ETC, this.namespace);
   }
 
   /** First IPv4 address. */
@@ -119,10 +142,10 @@ export class Host {
     await this.must("nft", ["-f", "-"], { input: ruleset });
   }
 
-  /** Default routes of both families through addresses on a link of this host. */
+  /** Default routes through addresses on a link of this host, of the families that the link has. */
   async defaultRoute(via: Port): Promise<void> {
-    await this.ip("route", "replace", "default", "via", via.address4);
-    await this.ip("-6", "route", "replace", "default", "via", via.address6);
+    if (via.address4 !== "") await this.ip("route", "replace", "default", "via", via.address4);
+    if (via.address6 !== "") await this.ip("-6", "route", "replace", "default", "via", via.address6);
   }
 
   /** Limits what leaves through `device` (tbf); undefined removes the limit. */
@@ -195,6 +218,9 @@ export class Lab {
     await must("ip", ["netns", "add", host.namespace]);
     this.#hosts.push(host);
     this.#undo.push(() => removeNamespace(host.namespace));
+    mkdirSync(host.etc, { recursive: true });
+    // not the machine's: a daemon may write names into them
+    for (const file of ["hosts", "resolv.conf"]) writeFileSync(join(host.etc, file), readFileSync(join("/etc", file)));
     await host.ip("link", "set", "lo", "up");
     await host.sysctl({
       "net.ipv6.conf.all.accept_ra": 0,
@@ -220,19 +246,22 @@ export class Lab {
     return host;
   }
 
-  /** Joins two hosts by a veth pair with addresses of its own: 10.x.y.1 and fd57:…::1 for `a`, .2 and ::2 for `b`. */
+  /** Joins two hosts by a veth pair with addresses of its own: 10.x.y.1 and fd57:…::1 for `a`, .2 and ::2 for `b`, or of another range. */
   async link(a: Host, b: Host, options: LinkOptions = {}): Promise<Link> {
     const index = this.#links++;
     // The lab's number and the process id keep the ranges of labs that run side by side apart, which makes their logs readable.
     const second = 64 + ((process.pid + this.#number) % 128);
-    const network4 = `10.${second}.${index}.0/24`;
+    const range = options.range ?? "private";
+    const families = options.families ?? [4, 6];
+    const base4 = range === "shared" ? `100.127.${index}` : `${range === "public" ? 11 : 10}.${second}.${index}`;
+    const network4 = `${base4}.0/24`;
     const tag = (process.pid & 0xffff).toString(16);
-    const network6 = `fd57:${tag}:${this.#number.toString(16)}:${index.toString(16)}::/64`;
+    const network6 = `${range === "public" ? "2a57" : "fd57"}:${tag}:${this.#number.toString(16)}:${index.toString(16)}::/64`;
     const base6 = network6.slice(0, -"/64".length);
     const port = (host: Host, last: number): Port => ({
       device: `eth${host.ports.length}`,
-      address4: `10.${second}.${index}.${last}`,
-      address6: canonical(`${base6}${last}`),
+      address4: families.includes(4) ? `${base4}.${last}` : "",
+      address6: families.includes(6) ? canonical(`${base6}${last}`) : "",
     });
     const [first, other] = [port(a, 1), port(b, 2)];
     const mtu = String(options.mtuBytes ?? 1500);
@@ -243,8 +272,8 @@ export class Lab {
       [b, other],
     ] as const) {
       host.ports.push(end);
-      await host.ip("addr", "add", `${end.address4}/24`, "dev", end.device);
-      await host.ip("addr", "add", `${end.address6}/64`, "dev", end.device, "nodad");
+      if (end.address4 !== "") await host.ip("addr", "add", `${end.address4}/24`, "dev", end.device);
+      if (end.address6 !== "") await host.ip("addr", "add", `${end.address6}/64`, "dev", end.device, "nodad");
       await host.ip("link", "set", end.device, "up");
       if (options.rateBps !== undefined) await host.limit(end.device, { ...options, rateBps: options.rateBps });
     }
@@ -260,6 +289,11 @@ table inet nat {
   chain forward {
     type filter hook forward priority filter; policy accept;
     iifname "${outside.device}" ct state new drop;
+  }
+  # A packet that came too early must leave no trace: its entry would take the port that the answer's mapping wants.
+  chain input {
+    type filter hook input priority filter; policy accept;
+    iifname "${outside.device}" ct state new meta l4proto { tcp, udp } drop;
   }
 }
 `);
@@ -346,6 +380,9 @@ export function sweepStale(): string[] {
     removeNamespace(name);
     removed.push(name);
   }
+  for (const name of existsSync(NETNS_ETC) ? readdirSync(NETNS_ETC) : []) {
+    if (isStale(name)) rmSync(join(NETNS_ETC, name), { recursive: true, force: true });
+  }
   for (const name of readdirSync(tmpdir())) {
     if (isStale(name)) rmSync(join(tmpdir(), name), { recursive: true, force: true });
   }
@@ -359,6 +396,7 @@ function isStale(name: string): boolean {
 
 /** Kills what runs inside, then deletes it: a namespace lives as long as a process is in it. */
 function removeNamespace(name: string): void {
+  rmSync(join(NETNS_ETC, name), { recursive: true, force: true });
   if (!existsSync(join(NETNS_FOLDER, name))) return;
   try {
     const pids = execFileSync("ip", ["netns", "pids", name], { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] });

@@ -7,6 +7,7 @@
  *
  * Every wait has a bound and fails with the last lines of the daemon's log.
  */
+import { mkdirSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { join } from "node:path";
 import { ApiClient } from "../src/api/client.ts";
@@ -26,6 +27,8 @@ export interface NodeOptions {
   /** Options of every `weft up`. @default [] */
   readonly upArgs?: readonly string[];
   readonly env?: Readonly<Record<string, string>>;
+  /** Content of weft.toml, written before every start. */
+  readonly config?: string;
 }
 
 /** One node of the network: a state directory, and a daemon while it is up. */
@@ -38,6 +41,7 @@ export class WeftNode {
   env: Record<string, string>;
   readonly #host: Host | undefined;
   readonly #upArgs: readonly string[];
+  readonly #config: string | undefined;
 
   constructor(options: NodeOptions) {
     this.name = options.name;
@@ -46,6 +50,7 @@ export class WeftNode {
     this.env = { ...options.env };
     this.#host = options.host;
     this.#upArgs = options.upArgs ?? [];
+    this.#config = options.config;
   }
 
   get host(): Host {
@@ -86,6 +91,10 @@ export class WeftNode {
   /** Starts the daemon without waiting. */
   start(args: readonly string[] = []): Daemon {
     const all = ["up", "--state", this.state, ...this.#upArgs, ...args];
+    if (this.#config !== undefined) {
+      mkdirSync(this.state, { recursive: true, mode: 0o700 });
+      writeFileSync(join(this.state, "weft.toml"), this.#config, { mode: 0o600 });
+    }
     const name = `${this.name}:weft`;
     const daemon =
       this.#host === undefined
@@ -168,6 +177,8 @@ export interface NetworkOptions {
   readonly env?: Readonly<Record<string, string>>;
   /** Further options of `weft init`. */
   readonly initArgs?: readonly string[];
+  /** Content of the node's weft.toml. @default none */
+  readonly config?: (host: Host) => string | undefined;
 }
 
 /** Nodes that belong together, in the order in which they joined; the first is the admin. */
@@ -220,16 +231,17 @@ export async function formNetwork(
   hosts: readonly Host[],
   options: NetworkOptions = {},
 ): Promise<WeftNetwork> {
-  const nodes = hosts.map(
-    (host) =>
-      new WeftNode({
-        host,
-        name: host.name,
-        state: join(lab.folder, `state-${host.name}`),
-        ...(options.upArgs === undefined ? {} : { upArgs: options.upArgs }),
-        ...(options.env === undefined ? {} : { env: options.env }),
-      }),
-  );
+  const nodes = hosts.map((host) => {
+    const config = options.config?.(host);
+    return new WeftNode({
+      host,
+      name: host.name,
+      state: join(lab.folder, `state-${host.name}`),
+      ...(options.upArgs === undefined ? {} : { upArgs: options.upArgs }),
+      ...(options.env === undefined ? {} : { env: options.env }),
+      ...(config === undefined ? {} : { config }),
+    });
+  });
   const network = new WeftNetwork(nodes);
   lab.onClose(() => network.stop());
   const [admin, ...others] = nodes;

@@ -188,6 +188,33 @@ export class Daemon {
     this.#child.stdin?.write(`${line}\n`);
   }
 
+  /**
+   * Writes `command` as a line of JSON and takes the next line that is a JSON object as its answer: one question at a time.
+   * Rejects with LabError when there is none in time, or with the text of its `error`.
+   */
+  ask(command: Readonly<Record<string, unknown>>, timeoutMs = 5_000): Promise<Record<string, unknown>> {
+    return new Promise((resolve, reject) => {
+      const finish = (act: () => void): void => {
+        clearTimeout(timer);
+        stop();
+        act();
+      };
+      const stop = this.watch((line) => {
+        if (line === undefined) finish(() => reject(this.#failure("ended")));
+        else if (line.startsWith("{")) {
+          const answer = JSON.parse(line) as Record<string, unknown>;
+          if (answer["error"] === undefined) finish(() => resolve(answer));
+          else finish(() => reject(new LabError("REFUSED", `${this.name}: ${String(answer["error"])}`)));
+        }
+      });
+      const timer = setTimeout(
+        () => finish(() => reject(this.#failure(`no answer within ${timeoutMs} ms`))),
+        timeoutMs,
+      );
+      this.write(JSON.stringify(command));
+    });
+  }
+
   signal(signal: NodeJS.Signals): void {
     if (this.exitCode === undefined) this.#child.kill(signal);
   }

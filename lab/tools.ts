@@ -19,6 +19,8 @@ const PACKAGES = {
   sshd: "openssh-server",
   tcpdump: "tcpdump",
   setpriv: "util-linux",
+  nginx: "nginx",
+  openssl: "openssl",
 } as const;
 
 export type Tool = keyof typeof PACKAGES;

@@ -2,11 +2,10 @@
 import { fileURLToPath } from "node:url";
 import type { LinkSettings } from "./link-model.ts";
 import { Lab, type Host, type Link, type LinkOptions, type NatOptions } from "./namespaces.ts";
-import { LabError, type Daemon } from "./process.ts";
+import type { Daemon } from "./process.ts";
 
 const WEFT_NODE = fileURLToPath(new URL("../bin/weft-node", import.meta.url));
 const IMPAIRMENT = fileURLToPath(new URL("./impairment.ts", import.meta.url));
-const ANSWER_MS = 5_000;
 
 export interface TwoHosts {
   readonly lab: Lab;
@@ -103,48 +102,24 @@ export async function hostsBehindNat(
 /** The running impairment router of a topology. */
 export class Impairment {
   readonly #daemon: Daemon;
-  readonly #devices: ReadonlyMap<Host, string>;
+  readonly #devices: ReadonlyMap<Host | Link, string>;
 
-  constructor(daemon: Daemon, devices: ReadonlyMap<Host, string>) {
+  constructor(daemon: Daemon, devices: ReadonlyMap<Host | Link, string>) {
     this.#daemon = daemon;
     this.#devices = devices;
   }
 
-  /** Changes settings of the direction from one host to another; without hosts of all directions. */
-  async set(settings: Partial<LinkSettings>, from?: Host, to?: Host): Promise<void> {
-    const name = (host: Host | undefined): string | undefined =>
-      host === undefined ? undefined : this.#devices.get(host);
-    await this.#ask({ from: name(from), to: name(to), set: settings });
+  /** Changes settings of the direction from one host, or one of its links, to another; without them of all directions. */
+  async set(settings: Partial<LinkSettings>, from?: Host | Link, to?: Host | Link): Promise<void> {
+    const name = (end: Host | Link | undefined): string | undefined =>
+      end === undefined ? undefined : this.#devices.get(end);
+    await this.#daemon.ask({ from: name(from), to: name(to), set: settings });
   }
 
   /** Counters by direction ("imp0>imp1") and of the router itself ("router"). */
   async counters(): Promise<Record<string, Record<string, number>>> {
-    const answer = await this.#ask({ show: true });
+    const answer = await this.#daemon.ask({ show: true });
     return answer["counters"] as Record<string, Record<string, number>>;
-  }
-
-  #ask(command: Record<string, unknown>): Promise<Record<string, unknown>> {
-    return new Promise((resolve, reject) => {
-      const finish = (act: () => void): void => {
-        clearTimeout(timer);
-        stop();
-        act();
-      };
-      const stop = this.#daemon.watch((line) => {
-        if (line === undefined)
-          finish(() => reject(new LabError("IMPAIRMENT", `impairment router ended\n${this.#daemon.tail()}`)));
-        else if (line.startsWith("{")) {
-          const answer = JSON.parse(line) as Record<string, unknown>;
-          if (answer["error"] === undefined) finish(() => resolve(answer));
-          else finish(() => reject(new LabError("IMPAIRMENT", String(answer["error"]))));
-        }
-      });
-      const timer = setTimeout(
-        () => finish(() => reject(new LabError("IMPAIRMENT", `no answer within ${ANSWER_MS} ms`))),
-        ANSWER_MS,
-      );
-      this.#daemon.write(JSON.stringify(command));
-    });
   }
 }
 
@@ -166,40 +141,83 @@ export async function impairedHosts(
   options: ImpairmentOptions = {},
 ): Promise<ImpairedHosts> {
   const routed = await routedHosts(names, options);
-  const { lab, router, hosts, links } = routed;
   try {
-    const mtu = options.mtuBytes ?? 1_500;
-    const args = [
-      "--seed",
-      String(options.seed ?? 1),
-      "--max-packet",
-      String(mtu),
-      "--max-packets",
-      String(options.maxPackets ?? 32_768),
-    ];
-    const devices = new Map<Host, string>();
-    for (const [index, link] of links.entries()) {
-      devices.set(hosts[index], `imp${index}`);
-      args.push("--device", `imp${index}=${link.network4},${link.network6}`);
-      if (index === 0) args.push("--address", link.b.address4, "--address", link.b.address6);
-    }
-    // The program's ICMP errors come from the router's own address, and enter through a device.
-    await router.sysctl({ "net.ipv4.conf.all.accept_local": 1 });
-    const daemon = router.spawn(WEFT_NODE, [IMPAIRMENT, ...args], { name: "impairment" });
-    await daemon.waitFor(/"ready"/, 10_000);
-    for (const [index, link] of links.entries()) {
-      const device = `imp${index}`;
-      const table = String(100 + index);
-      // A queue long enough for bursts while the program is off the processor: what is lost here would not be counted as an impairment.
-      await router.ip("link", "set", device, "mtu", String(mtu), "txqueuelen", "20000", "addrgenmode", "none", "up");
-      for (const family of ["-4", "-6"]) {
-        await router.ip(family, "route", "add", "default", "dev", device, "table", table);
-        await router.ip(family, "rule", "add", "iif", link.b.device, "lookup", table);
-      }
-    }
-    const impairment = new Impairment(daemon, devices);
+    const ends = routed.links.map((link, index) => ({ host: routed.hosts[index], link }));
+    const impairment = await startImpairment(routed.router, ends, options);
     await impairment.set(settings);
     return { ...routed, impairment };
+  } catch (error) {
+    await routed.lab.close();
+    throw error;
+  }
+}
+
+/** Makes a router's links go through the impairment program. A host with several links stands for its first one in Impairment.set(). */
+async function startImpairment(
+  router: Host,
+  ends: readonly { readonly host: Host; readonly link: Link }[],
+  options: ImpairmentOptions,
+): Promise<Impairment> {
+  const mtu = String(options.mtuBytes ?? 1_500);
+  const args = ["--seed", String(options.seed ?? 1), "--max-packet", mtu];
+  args.push("--max-packets", String(options.maxPackets ?? 32_768));
+  const devices = new Map<Host | Link, string>();
+  for (const [index, { host, link }] of ends.entries()) {
+    if (!devices.has(host)) devices.set(host, `imp${index}`);
+    devices.set(link, `imp${index}`);
+    args.push("--device", `imp${index}=${link.network4},${link.network6}`);
+    const addresses = [link.b.address4, link.b.address6].filter((address) => address !== "");
+    if (index === 0) for (const address of addresses) args.push("--address", address);
+  }
+  // The program's ICMP errors come from the router's own address, and enter through a device.
+  await router.sysctl({ "net.ipv4.conf.all.accept_local": 1 });
+  const daemon = router.spawn(WEFT_NODE, [IMPAIRMENT, ...args], { name: "impairment" });
+  await daemon.waitFor(/"ready"/, 10_000);
+  for (const [index, { link }] of ends.entries()) {
+    const device = `imp${index}`;
+    const table = String(100 + index);
+    // A queue long enough for bursts while the program is off the processor: what is lost here would not be counted as an impairment.
+    await router.ip("link", "set", device, "mtu", mtu, "txqueuelen", "20000", "addrgenmode", "none", "up");
+    for (const family of ["-4", "-6"]) {
+      await router.ip(family, "route", "add", "default", "dev", device, "table", table);
+      await router.ip(family, "rule", "add", "iif", link.b.device, "lookup", table);
+    }
+  }
+  return new Impairment(daemon, devices);
+}
+
+export interface TwoWayHosts {
+  readonly lab: Lab;
+  readonly router: Host;
+  readonly a: Host;
+  readonly b: Host;
+  /** Addresses of b: the one with the shorter way first. */
+  readonly addresses: readonly [string, string];
+  readonly impairment: Impairment;
+}
+
+/**
+ * a has one address and b two, so there are two address pairs: one with `rttMs`, the other with `extraMs` more. All through the
+ * impairment router, IPv4 only.
+ */
+export async function twoWayHosts(rttMs: number, extraMs: number): Promise<TwoWayHosts> {
+  const options: ImpairmentOptions = { families: [4] };
+  const { lab, router, hosts, links } = await routedHosts(["a", "b"], options);
+  try {
+    const [a, b] = hosts as [Host, Host];
+    const [first, second] = links as [Link, Link];
+    const third = await lab.link(b, router, options);
+    // What comes in through the second link is answered through the first.
+    await b.sysctl({ "net.ipv4.conf.all.rp_filter": 0, [`net.ipv4.conf.${third.a.device}.rp_filter`]: 0 });
+    const ends = [
+      { host: a, link: first },
+      { host: b, link: second },
+      { host: b, link: third },
+    ];
+    const impairment = await startImpairment(router, ends, options);
+    await impairment.set({ delayMs: rttMs / 2 });
+    await impairment.set({ delayMs: rttMs / 2 + extraMs }, first, third);
+    return { lab, router, a, b, addresses: [second.a.address4, third.a.address4], impairment };
   } catch (error) {
     await lab.close();
     throw error;

@@ -124,6 +124,10 @@ export class MemoryUdp implements UdpPort {
   }
 
   setGro(): void {}
+  openExtra(): number {
+    return 0;
+  }
+  closeExtra(): void {}
 
   takeError(): number {
     return 0;

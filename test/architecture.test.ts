@@ -32,8 +32,12 @@ const ROOMS: Readonly<Record<string, { readonly may: readonly string[]; readonly
     may: ["base", "wire", "crypto", "session", "path"],
     why: "dataplane reaches the machine through its ports, never through sys",
   },
+  stream: {
+    may: ["base", "sys", "crypto"],
+    why: "stream stands on QUIC in sys and hands datagrams to whoever owns it; it knows no session, no mesh and no plane",
+  },
   node: {
-    may: ["base", "sys", "wire", "crypto", "session", "path", "mesh", "dataplane", "api"],
+    may: ["base", "sys", "wire", "crypto", "session", "path", "mesh", "dataplane", "stream", "api"],
     why: "node composes everything below it; the command line is above it",
   },
   api: { may: ["base"], why: "api depends on the NodeControl interface only" },

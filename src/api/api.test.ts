@@ -9,6 +9,7 @@ import { WeftError } from "../base/errors.ts";
 import { nullLogger } from "../base/log.ts";
 import { ApiClient } from "./client.ts";
 import type { MetricSample, NodeControl, StatusView } from "./control.ts";
+import type { ExplainView } from "./explain-view.ts";
 import { formatPrometheus } from "./prometheus.ts";
 import { createApi, MAX_BODY_BYTES, serveApi } from "./server.ts";
 
@@ -30,7 +31,7 @@ class FakeControl implements NodeControl {
   ];
   invite: NodeControl["invite"] = (body) => {
     this.asked.push(body);
-    return Promise.resolve({ token: "t", expiresAt: "2030-01-01T00:00:00.000Z", uses: body.uses ?? 1, warning: null });
+    return Promise.resolve({ id: "00", token: "t", expiresAt: "2030-01-01T00:00:00.000Z", uses: body.uses ?? 1, warning: null });
   };
   revoke: NodeControl["revoke"] = (node, reason) => {
     this.asked.push([node, reason]);
@@ -40,6 +41,10 @@ class FakeControl implements NodeControl {
   down = (): Promise<void> => Promise.resolve();
   whois: NodeControl["whois"] = (query) =>
     query === "a" ? { id: "w1", name: "a", addresses: [], roles: [], self: true } : undefined;
+  explain: NodeControl["explain"] = (peer) => {
+    this.asked.push(peer);
+    return Promise.resolve({ peer: { id: "w2", name: peer } } as unknown as ExplainView);
+  };
   ping: NodeControl["ping"] = (peer, timeoutMs) => {
     this.asked.push([peer, timeoutMs]);
     return Promise.reject(new Error("a defect"));
@@ -59,6 +64,7 @@ test("client and server agree on every route, and the socket is for user and gro
     assert.deepEqual(await client.health(), []);
     assert.deepEqual(await client.doctor(), []);
     assert.equal((await client.whois("a")).name, "a");
+    assert.equal((await client.explain("some node")).peer.name, "some node");
     assert.equal((await client.invite({ uses: 3 })).uses, 3);
     assert.match(await client.metrics(), /^weft_x_total\{peer="a\\"b"\} 3$/m);
     await client.leave();

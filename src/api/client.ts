@@ -3,7 +3,18 @@
  * Errors of the daemon arrive as the same WeftError it threw.
  */
 import { request } from "node:http";
+import type { ExplainView } from "./explain-view.ts";
 import { WeftError } from "../base/errors.ts";
+import type {
+  DecisionView,
+  ImportView,
+  InviteInfoView,
+  MemberChange,
+  PolicyView,
+  RequestView,
+  RosterView,
+} from "./roster-control.ts";
+import type { DnsView, ExitRequest, ExitView, NodeRef, RepairItem, RoutesView } from "./host-control.ts";
 import type {
   DoctorFact,
   HealthItem,
@@ -59,8 +70,90 @@ export class ApiClient {
     return this.#json("POST", "/v1/revoke", { node, reason });
   }
 
+  async invites(): Promise<readonly InviteInfoView[]> {
+    return (await this.#json<{ invites: InviteInfoView[] }>("GET", "/v1/invites")).invites;
+  }
+
+  endInvite(id: string, reason: string): Promise<InviteInfoView> {
+    return this.#json("POST", "/v1/invites/end", { id, reason });
+  }
+
+  async requests(): Promise<readonly RequestView[]> {
+    return (await this.#json<{ requests: RequestView[] }>("GET", "/v1/requests")).requests;
+  }
+
+  approve(node: string, name: string | undefined): Promise<DecisionView> {
+    return this.#json("POST", "/v1/requests/approve", { node, name });
+  }
+
+  deny(node: string, reason: string): Promise<DecisionView> {
+    return this.#json("POST", "/v1/requests/deny", { node, reason });
+  }
+
+  updateMember(change: MemberChange): Promise<DecisionView> {
+    return this.#json("POST", "/v1/members", change);
+  }
+
+  roster(): Promise<RosterView> {
+    return this.#json("GET", "/v1/roster");
+  }
+
+  setPolicy(stale: "allow" | "refuse"): Promise<PolicyView> {
+    return this.#json("POST", "/v1/roster/policy", { stale });
+  }
+
+  async exportRoster(): Promise<string> {
+    return (await this.#json<{ text: string }>("GET", "/v1/roster/export")).text;
+  }
+
+  /** @param statements base64, at most 40 */
+  importRoster(network: string, statements: readonly string[]): Promise<ImportView> {
+    return this.#json("POST", "/v1/roster/import", { network, statements });
+  }
+
   ping(peer: string, timeoutMs: number): Promise<PingView> {
     return this.#json("POST", "/v1/ping", { peer, timeoutMs });
+  }
+
+  explain(peer: string): Promise<ExplainView> {
+    return this.#json("GET", `/v1/explain?query=${encodeURIComponent(peer)}`);
+  }
+
+  routes(): Promise<RoutesView> {
+    return this.#json("GET", "/v1/routes");
+  }
+
+  announceRoute(prefix: string, on: boolean): Promise<RoutesView> {
+    return this.#json("POST", "/v1/routes/announce", { prefix, on });
+  }
+
+  approveRoute(node: string, prefix: string, approved: boolean): Promise<NodeRef> {
+    return this.#json("POST", "/v1/routes/approve", { node, prefix, approved });
+  }
+
+  acceptRoutes(on: boolean): Promise<RoutesView> {
+    return this.#json("POST", "/v1/routes/accept", { on });
+  }
+
+  exit(): Promise<ExitView> {
+    return this.#json("GET", "/v1/exit");
+  }
+
+  /** @param request undefined: no exit any more */
+  useExit(request: ExitRequest | undefined): Promise<ExitView> {
+    return this.#json("POST", "/v1/exit/use", request ?? { off: true });
+  }
+
+  offerExit(on: boolean): Promise<ExitView> {
+    return this.#json("POST", "/v1/exit/offer", { on });
+  }
+
+  dns(): Promise<DnsView> {
+    return this.#json("GET", "/v1/dns");
+  }
+
+  async repair(): Promise<readonly RepairItem[]> {
+    return (await this.#json<{ items: RepairItem[] }>("POST", "/v1/repair", {})).items;
   }
 
   async leave(): Promise<void> {

@@ -2,8 +2,14 @@
  * What the local API, the command line and embedding programs may see of a node and ask of it. The field names of the views are
  * the contract of `--json` (docs/guide.md): fields may be added, never renamed. Times are milliseconds unless the name says otherwise.
  */
+import type { ExplainView } from "./explain-view.ts";
+import type { HostControl } from "./host-control.ts";
+import type { RosterControl } from "./roster-control.ts";
 
-/** How payload reaches a peer at this moment. `endpoint` is "ADDR:PORT", `via` the node in between; both null when not applicable. */
+/**
+ * How payload reaches a peer at this moment. `endpoint` is "ADDR:PORT", or such as "channel#7" and "relay#7" where no address of the peer is
+ * used; `via` the node in between, or the host to which a channel leads; both null when not applicable.
+ */
 export interface PathView {
   readonly kind: "direct" | "relay" | "transit" | "none";
   readonly endpoint: string | null;
@@ -63,7 +69,7 @@ export interface NodeView {
   readonly mode: "tun" | "agent";
   /** Name of the interface; null in agent mode. */
   readonly interface: string | null;
-  /** "ADDR:PORT" at which others may reach this node. */
+  /** "ADDR:PORT" at which others may reach this node, then the URLs (wss://…) at which they open channels to it. */
   readonly endpoints: readonly string[];
   readonly listenPorts: readonly number[];
   readonly roles: readonly string[];
@@ -81,6 +87,10 @@ export interface NetworkView {
   readonly ipv6: string;
   /** Since another member last confirmed the roster; null = not in this run. */
   readonly rosterAgeMs: number | null;
+  /** What a node does with user data while no other member confirms its roster. */
+  readonly stale: "allow" | "refuse";
+  /** "open", "held" (asking whether the roster is current) or "refused" (by `stale`). */
+  readonly userData: string;
 }
 
 export interface HealthItem {
@@ -102,6 +112,9 @@ export interface MemberView {
   readonly name: string;
   readonly addresses: readonly string[];
   readonly roles: readonly string[];
+  readonly tags: readonly string[];
+  /** The name it asked for; another one than `name` when that was taken. */
+  readonly requestedName: string;
   readonly self: boolean;
   readonly online: boolean;
   /** RFC 3339 time of admission. */
@@ -117,9 +130,17 @@ export interface InviteRequest {
   readonly expiresSeconds?: number | undefined;
   /** Roles given to whoever joins with it; nobody gets fewer than "member". @default none */
   readonly roles?: readonly string[] | undefined;
+  /** Tags given to whoever joins with it: at most 16 of 1–32 characters. @default none */
+  readonly tags?: readonly string[] | undefined;
+  /** Whoever comes with it waits until an admin has decided. @default false */
+  readonly approve?: boolean | undefined;
+  /** Seconds after which memberships under it end. @default never */
+  readonly lifeSeconds?: number | undefined;
 }
 
 export interface InviteView {
+  /** First 8 bytes of its public key, hexadecimal. */
+  readonly id: string;
   readonly token: string;
   /** RFC 3339 */
   readonly expiresAt: string;
@@ -179,6 +200,12 @@ export interface NodeControl {
   /** @returns undefined when nobody in the roster has that name, id or address */
   whois(query: string): WhoisView | undefined;
   ping(peer: string, timeoutMs: number): Promise<PingView>;
+  /** @param peer name, id or overlay address */
+  explain(peer: string): Promise<ExplainView>;
+  /** Names, routes and exits; undefined on a node without an interface. */
+  readonly host?: HostControl | undefined;
+  /** Invites, requests, changes of members, policy, export. */
+  readonly roster?: RosterControl | undefined;
   metrics(): readonly MetricSample[];
   health(): readonly HealthItem[];
   doctor(): readonly DoctorFact[];

@@ -21,7 +21,14 @@ const roles = z
   .check(z.minLength(1, "must not be empty"), z.maxLength(ROLES.length, "has too many entries"));
 
 export const inviteBody: z.ZodMiniType<InviteRequest> = z.strictObject(
-  { uses: z.optional(whole(1, 10_000)), expiresSeconds: z.optional(whole(1, 365 * 86_400)), roles: z.optional(roles) },
+  {
+    uses: z.optional(whole(1, 10_000)),
+    expiresSeconds: z.optional(whole(1, 365 * 86_400)),
+    roles: z.optional(roles),
+    tags: z.optional(z.array(text(32, 1), "must be a list").check(z.maxLength(16, "has too many entries"))),
+    approve: z.optional(z.boolean("must be true or false")),
+    lifeSeconds: z.optional(whole(1, 3650 * 86_400)),
+  },
   OBJECT,
 );
 

@@ -15,6 +15,8 @@ import * as z from "zod/mini";
 import { WeftError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
 import type { NodeControl } from "./control.ts";
+import { addHostRoutes } from "./host-routes.ts";
+import { addRosterRoutes } from "./roster-routes.ts";
 import { formatPrometheus, PROMETHEUS_CONTENT_TYPE } from "./prometheus.ts";
 import { emptyBody, inviteBody, pingBody, revokeBody, whoisQuery } from "./schemas.ts";
 
@@ -29,6 +31,8 @@ const STATUS_OF_CODE: Readonly<Record<string, ErrorStatus>> = {
   BAD_REQUEST: 400,
   NOT_FOUND: 404,
   NODE_UNKNOWN: 404,
+  REQUEST_UNKNOWN: 404,
+  INVITE_UNKNOWN: 404,
   TOO_LARGE: 413,
   INTERNAL: 500,
   NOT_READY: 503,
@@ -97,6 +101,10 @@ export function createApi(control: NodeControl, log: Logger): Hono {
     }
     return context.json(found);
   });
+  app.get("/v1/explain", async (context) => {
+    const { query } = check(whoisQuery, context.req.query());
+    return context.json(await control.explain(query));
+  });
   app.post("/v1/invite", async (context) => context.json(await control.invite(await body(context, inviteBody))));
   app.post("/v1/revoke", async (context) => {
     const { node, reason } = await body(context, revokeBody);
@@ -106,6 +114,8 @@ export function createApi(control: NodeControl, log: Logger): Hono {
     const { peer, timeoutMs } = await body(context, pingBody);
     return context.json(await control.ping(peer, timeoutMs ?? 2000));
   });
+  addHostRoutes(app, () => control.host, body);
+  addRosterRoutes(app, () => control.roster, body);
   app.post("/v1/leave", async (context) => {
     await body(context, emptyBody);
     await control.leave();

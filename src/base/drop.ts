@@ -70,6 +70,8 @@ export const Drop = {
   REMOVED: 32,
   /** Marked as congested on the way, and the packet inside cannot carry the mark (RFC 6040). */
   CONGESTION: 33,
+  /** Transit under a label that this node did not give to its sender. */
+  UNKNOWN_LABEL: 34,
 } as const;
 export type Drop = (typeof Drop)[keyof typeof Drop];
 

@@ -13,6 +13,8 @@ const EXIT_OF_CODE: Readonly<Record<string, number>> = {
   DAEMON_DOWN: Exit.NO_DAEMON,
   API_DENIED: Exit.NO_DAEMON,
   NODE_UNKNOWN: Exit.NOT_FOUND,
+  REQUEST_UNKNOWN: Exit.NOT_FOUND,
+  INVITE_UNKNOWN: Exit.NOT_FOUND,
 };
 
 export class UsageError extends WeftError {

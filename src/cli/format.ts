@@ -62,7 +62,7 @@ export function milliseconds(ms: number | null): string {
 export function path(view: PathView): string {
   if (view.kind === "direct") return `direct ${view.endpoint ?? ""}`.trim();
   if (view.kind === "none") return "–";
-  return `${view.kind} via ${view.via ?? "?"}`;
+  return view.via === null ? `${view.kind} ${view.endpoint ?? ""}`.trim() : `${view.kind} via ${view.via}`;
 }
 
 export function shortId(id: string): string {

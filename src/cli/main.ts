@@ -16,13 +16,22 @@ const COMMANDS: Readonly<Record<string, () => Promise<CommandModule>>> = {
   down: () => import("./down.ts"),
   leave: () => import("./leave.ts"),
   invite: () => import("./invite.ts"),
+  requests: () => import("./requests.ts"),
+  approve: () => import("./approve.ts"),
+  deny: () => import("./deny.ts"),
   revoke: () => import("./revoke.ts"),
   members: () => import("./members.ts"),
+  roster: () => import("./roster.ts"),
   status: () => import("./status.ts"),
   peers: () => import("./peers.ts"),
   ip: () => import("./ip.ts"),
   whois: () => import("./whois.ts"),
   ping: () => import("./ping.ts"),
+  explain: () => import("./explain.ts"),
+  routes: () => import("./routes.ts"),
+  exit: () => import("./exit.ts"),
+  dns: () => import("./dns.ts"),
+  repair: () => import("./repair.ts"),
   doctor: () => import("./doctor.ts"),
   bench: () => import("./bench.ts"),
   demo: () => import("./demo.ts"),
@@ -49,13 +58,15 @@ async function main(argv: readonly string[]): Promise<number> {
   const program = new Command("weft")
     .description("One encrypted private network for machines and software agents.")
     .version(weftVersion(), "-V, --version", "print the version")
+    // options belong to the command, or the part of one, that they stand behind
+    .enablePositionalOptions()
     .configureHelp({ showGlobalOptions: false })
     .addHelpText("after", FOOTER);
   const wanted = argv.find((word) => !word.startsWith("-"));
   const one = wanted === undefined || wanted === "help" ? undefined : COMMANDS[wanted];
   const modules = await Promise.all(one === undefined ? Object.values(COMMANDS).map((load) => load()) : [one()]);
   for (const module of modules) module.register(program);
-  for (const command of [program, ...program.commands]) {
+  for (const command of [program, ...program.commands.flatMap((one) => [one, ...one.commands])]) {
     command.exitOverride().configureOutput({ writeErr: () => undefined, outputError: () => undefined });
   }
   if (argv.length === 0) {

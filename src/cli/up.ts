@@ -46,7 +46,11 @@ export function register(program: Command): void {
       )
       .option("--tun <NAME>", "name of the interface (default: weft0)")
       .option("--no-tun", "agent node: no interface, no privilege needed")
-      .option("--endpoint <HOST:PORT>", "where others reach this node; may be repeated", collect)
+      .option(
+        "--endpoint <HOST:PORT|URL>",
+        "where others reach this node, or a wss:// URL for channels; may be repeated",
+        collect,
+      )
       .option("--log <LEVEL>", "debug, info, warn or error (default: info)")
       .action(async (options) => {
         const token = options.join === undefined ? undefined : readToken(options.join);

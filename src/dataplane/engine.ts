@@ -7,11 +7,12 @@
  * Nothing on the packet path allocates, awaits, logs or throws; commands, timers of handshakes and path changes may allocate.
  */
 import { Drop } from "../base/drop.ts";
-import { ENDPOINT_BYTES, isIPv4Mapped } from "../base/endpoint.ts";
-import { NAME_BYTES, NAME_FAMILY, NAME_PORT, NAME_REMOTE } from "../base/name.ts";
+import { isIPv4Mapped, isVirtualAddress } from "../base/endpoint.ts";
+import { NAME_BYTES, NAME_FAMILY, readName, writeName } from "../base/name.ts";
 import type { Random } from "../base/random.ts";
 import type { Slab } from "../base/slab.ts";
 import { PeerPaths } from "../path/peer-paths.ts";
+import { PMTU_BASE_BYTES } from "../path/pmtu.ts";
 import { type Epoch, EpochTable } from "../session/epochs.ts";
 import { Fragmenter } from "../session/fragments.ts";
 import { HandshakeGate } from "../session/gate.ts";
@@ -24,9 +25,12 @@ import type { Command, EndpointBytes, PlaneEvent, PlaneSettings } from "./messag
 import { Outbound } from "./outbound.ts";
 import { PeerState } from "./peer.ts";
 import { type AeadPort, type MacPort, type PollPort, Ready, type TunPort, type UdpPort } from "./ports.ts";
+import { Punching } from "./punching.ts";
 import { PacketQueues, QUEUE_MAX_PACKETS, QUEUE_MIN_PACKETS } from "./queues.ts";
 import { RouteTable } from "./routes.ts";
 import { Counter, PeerField, type PlaneStats, Stage } from "./stats.ts";
+import { STUN_MAX_BYTES, StunDoor } from "./stun-door.ts";
+import { VirtualPaths } from "./virtual.ts";
 
 const CALLS_PER_TURN = 16;
 /** Small packets come one by one, so a turn takes enough of them to fill a batch; of super-packets it takes about sixteen. */
@@ -84,6 +88,7 @@ export class Engine {
   readonly outbound: Outbound;
   readonly inbound: Inbound;
   readonly epochs: EpochTable;
+  readonly virtual: VirtualPaths;
   /** Set by the stop command; the owner leaves its loop. */
   stopped = false;
 
@@ -99,6 +104,10 @@ export class Engine {
   readonly #icmp: IcmpErrors;
   readonly #gate: HandshakeGate;
   readonly #fragmenter: Fragmenter;
+  readonly #stun: StunDoor;
+  readonly #punching: Punching;
+  /** Slots; also of peers that are declared later. */
+  #keepsOpen: ReadonlySet<number> = new Set();
   readonly #candidates = new Map<number, readonly EndpointBytes[]>();
   /** Where an epoch's handshake answer went: its first authenticated packet from there proves the address. */
   readonly #expected = new Map<number, EndpointBytes>();
@@ -151,12 +160,12 @@ export class Engine {
       epochs: this.epochs,
       wantRekey: (peer, epoch) => this.#emit({ kind: "wantRekey", peer: peer.slot, epochId: epoch.epochId }),
       icmpError: (reason, ip, bytes, mtuBytes) => this.#icmp.send(this.#nowMs, reason, ip, bytes, mtuBytes),
-      tooBig: (peer, datagramBytes) => {
-        peer.paths.tooBig(this.#nowMs, datagramBytes);
-        this.#pathChanged(peer);
-      },
+      tooBig: (peer, datagramBytes) => this.#tooBig(peer, datagramBytes),
       rescheduled: (peer) => this.#schedulePaths(peer),
-      sendFragments: (peer, offset, bytes, flags) => this.#sendFragments(peer, InnerKind.IP, flags, 0, offset, bytes),
+      sendFragments: (peer, offset, bytes, flags) => {
+        this.#sendFragments(peer, InnerKind.IP, flags, 0, offset, bytes);
+      },
+      virtual: (offset, bytes, segmentBytes, name) => this.virtual.send(offset, bytes, segmentBytes, name),
     });
     this.#coalescer =
       deps.tun === undefined
@@ -184,14 +193,51 @@ export class Engine {
       handshake: (offset, bytes, name) => this.#handshake(offset, bytes, name),
       inner: (peer, epoch, kind, flags, aux, payload, bytes, name, datagramBytes) =>
         this.#inner(peer, epoch, kind, flags, aux, payload, bytes, name, datagramBytes),
+      transit: (peer, epoch, flags, payload, bytes, name) =>
+        this.virtual.transit(peer, epoch, flags, payload, bytes, name),
       proof: (peer, epoch) => this.#proof(peer, epoch),
       arrived: (peer) => this.#arrived(peer),
+    });
+    this.#stun = new StunDoor(deps.slab);
+    this.virtual = new VirtualPaths({
+      slab: deps.slab,
+      stats: deps.stats,
+      random: deps.random,
+      peers: this.#peers,
+      sender: this.outbound.sender,
+      sealer: this.outbound.sealer,
+      emit: deps.emit,
+      eventLoad: deps.eventLoad,
+      needSession: (peer) => this.#needSession(peer),
+      wantRekey: (peer, epoch) => this.#emit({ kind: "wantRekey", peer: peer.slot, epochId: epoch.epochId }),
+      tooBig: (peer, datagramBytes) => this.#tooBig(peer, datagramBytes),
+      rescheduled: (peer) => this.#schedulePaths(peer),
+      sendFragments: (peer, kind, offset, bytes) => this.#sendFragments(peer, kind, 0, 0, offset, bytes),
+      sendInner: (peer, kind, flags, payload, bytes) =>
+        peer.sendEpoch !== undefined &&
+        this.outbound.sendInner(peer.sendEpoch, peer.paths.activeName(), kind, flags, 0, payload, bytes),
+      nested: (offset, bytes, name) => this.inbound.nested(offset, bytes, name),
+      endRun: () => this.inbound.endRun(),
+      received: (offset, bytes, name) => this.inbound.datagram(offset, bytes, name),
+      pathFailed: (name) => this.#pathFailed(name),
+      pathGone: (name) => this.#pathGone(name),
     });
     this.#fragmenter = new Fragmenter(deps.slab);
     this.#gate = new HandshakeGate(
       { slab: deps.slab, mac: deps.mac, random: deps.random },
       { staticKey: options.staticKey },
     );
+    this.#punching = new Punching({
+      slab: deps.slab,
+      random: deps.random,
+      udp: deps.udp,
+      shoot: (slot, name, payload, bytes) => {
+        const peer = this.#peers[slot];
+        return peer !== undefined && this.#emitPath(peer, InnerKind.PROBE, name, payload, bytes);
+      },
+      isDirect: (slot) => this.#peers[slot]?.paths.isDirect === true,
+      usesSocket: (id) => this.#peers.some((peer) => peer?.paths.usesSocket(id) === true),
+    });
     this.#applySettings(options.settings);
   }
 
@@ -213,7 +259,8 @@ export class Engine {
     let timeoutMs = 0;
     const busy = this.#moreUdp4 || this.#moreUdp6 || this.#moreTun || outbound.hasRunnableBacklog;
     if (!busy) {
-      const due = Math.min(this.#nextDeadlineMs, this.#nextHousekeepingMs, outbound.pauseEndMs);
+      const paused = Math.min(outbound.pauseEndMs, this.virtual.pauseEndMs);
+      const due = Math.min(this.#nextDeadlineMs, this.#nextHousekeepingMs, this.#punching.nextMs, paused);
       timeoutMs = Math.max(0, due - this.#nowMs);
       if (timeoutMs > 0 && !this.#deps.park()) timeoutMs = 0;
     }
@@ -242,6 +289,7 @@ export class Engine {
       received = true;
     }
     if (received) {
+      this.virtual.flush();
       const nowMs = this.#deps.clock();
       this.stats.record(Stage.UDP_TO_TUN, nowMs - this.#nowMs);
       this.#tick(nowMs);
@@ -252,21 +300,25 @@ export class Engine {
       this.stats.record(Stage.TUN_TO_UDP, nowMs - this.#nowMs);
       this.#tick(nowMs);
     }
+    this.virtual.service((ready & Ready.UDP4_WRITABLE) !== 0, (ready & Ready.UDP6_WRITABLE) !== 0);
     outbound.service((ready & Ready.UDP4_WRITABLE) !== 0, (ready & Ready.UDP6_WRITABLE) !== 0, QUEUE_BUDGET);
     if (this.#nowMs >= this.#nextDeadlineMs) this.#deadlinesPassed();
     if (this.#nowMs >= this.#nextHousekeepingMs) this.#housekeeping();
+    if (this.#nowMs >= this.#punching.nextMs) this.#punching.handleTimeout(this.#nowMs);
+    this.virtual.flush();
+    this.virtual.settle();
   }
 
   /** Zeroises all keys; nothing may be called afterwards. */
   close(): void {
     for (const peer of this.#peers) if (peer !== undefined) this.#removePeer(peer.slot);
+    this.#punching.close();
     this.epochs.close();
     this.#gate.destroy();
   }
 
   #waitsWritable(family: 4 | 6): boolean {
-    const batch = family === 4 ? this.outbound.batch4 : this.outbound.batch6;
-    return (batch.blocked && batch.pausedUntilMs === 0) || (this.outbound.hasControlWaiting && !batch.blocked);
+    return this.outbound.waitsWritable(family) || this.virtual.waitsWritable(family);
   }
 
   #tick(nowMs: number): void {
@@ -356,10 +408,57 @@ export class Engine {
       case "settings":
         this.#applySettings(command.settings);
         return;
+      case "punch":
+        this.#punching.order(this.#nowMs, command);
+        return;
+      case "keepOpen":
+        this.#keepsOpen = new Set(command.peers);
+        for (const peer of this.#peers) {
+          if (peer === undefined) continue;
+          peer.paths.setKeepsOpen(this.#nowMs, this.#keepsOpen.has(peer.slot));
+          this.#schedulePaths(peer);
+        }
+        return;
+      case "raw":
+        this.#sendForeign(command.to, command.datagram);
+        return;
+      case "paths":
+        this.#tellPaths(command.peer, command.token);
+        return;
       case "stop":
         this.stopped = true;
         return;
+      default:
+        this.virtual.command(command);
     }
+  }
+
+  #tellPaths(slot: number, token: number): void {
+    const nowMs = this.#nowMs;
+    const paths = (this.#peers[slot]?.paths.figures() ?? []).map((path) => ({
+      endpoint: path.endpoint,
+      active: path.active,
+      duplicate: path.duplicate,
+      state: path.state,
+      reason: path.reason,
+      rttMs: path.rttMs,
+      lossRatio: path.lossRatio,
+      mtuBytes: path.mtuBytes,
+      lastReceivedAgoMs: path.lastReceivedMs < 0 ? -1 : Math.max(0, nowMs - path.lastReceivedMs),
+    }));
+    this.#emit({ kind: "paths", peer: slot, token, paths });
+  }
+
+  /** A datagram of another protocol, as it is. */
+  #sendForeign(to: EndpointBytes, datagram: Uint8Array): void {
+    if (datagram.length === 0 || datagram.length > STUN_MAX_BYTES || isVirtualAddress(to)) {
+      this.stats.add(Counter.sendErrors, 1);
+      return;
+    }
+    this.#u8.set(datagram, this.#scratch);
+    this.#stun.asked(this.#nowMs, to);
+    this.stats.add(Counter.rawSent, 1);
+    this.outbound.sendRaw(this.#scratch, datagram.length, writeName(this.#u8, to, this.#scratchName));
   }
 
   #setPeer(slot: number, nodeId: Uint8Array): void {
@@ -375,15 +474,18 @@ export class Engine {
     this.#peers[slot] = peer;
     const candidates = this.#candidates.get(slot);
     if (candidates !== undefined) paths.setCandidates(this.#nowMs, candidates);
+    paths.setKeepsOpen(this.#nowMs, this.#keepsOpen.has(slot));
   }
 
   #removePeer(slot: number): void {
     const peer = this.#peers[slot];
     if (peer === undefined) return;
     this.outbound.removePeer(peer);
+    this.virtual.removePeer(peer);
     this.epochs.removePeer(slot);
     peer.paths.close();
     this.#fragmenter.forget(slot);
+    this.#punching.forget(slot);
     this.#peers[slot] = undefined;
     this.#candidates.delete(slot);
     this.#deadlines[slot] = Infinity;
@@ -411,7 +513,7 @@ export class Engine {
 
   #applySettings(settings: PlaneSettings): void {
     this.#settings = settings;
-    this.outbound.gso = settings.gso;
+    this.outbound.sender.gso = settings.gso;
     this.#deps.udp.setGro(settings.gro);
     if (this.#coalescer !== undefined) {
       const offloads = this.#deps.tun?.offloads ?? 0;
@@ -423,30 +525,12 @@ export class Engine {
 
   // ── sending our own messages ─────────────────────────────────────────────────────────────────────────────────────────
 
-  #writeName(endpoint: EndpointBytes, offset: number): number {
-    const u8 = this.#u8;
-    u8.fill(0, offset, offset + NAME_BYTES);
-    u8.set(endpoint.subarray(0, 16), offset + NAME_REMOTE);
-    this.#view.setUint16(offset + NAME_PORT, endpoint[16] | (endpoint[17] << 8), true);
-    u8[offset + NAME_FAMILY] = isIPv4Mapped(endpoint) ? 4 : 6;
-    return offset;
-  }
-
-  #readName(name: number): EndpointBytes {
-    const out = new Uint8Array(ENDPOINT_BYTES);
-    out.set(this.#u8.subarray(name + NAME_REMOTE, name + NAME_REMOTE + 16));
-    const port = this.#view.getUint16(name + NAME_PORT, true);
-    out[16] = port & 255;
-    out[17] = port >>> 8;
-    return out;
-  }
-
   #transmit(slot: number, to: EndpointBytes | undefined, datagram: Uint8Array): void {
     if (datagram.length > 2_048) return;
     this.#u8.set(datagram, this.#scratch);
     this.#gate.noteSent(this.#scratch, datagram.length);
     if (to !== undefined) {
-      this.outbound.sendRaw(this.#scratch, datagram.length, this.#writeName(to, this.#scratchName));
+      this.outbound.sendRaw(this.#scratch, datagram.length, writeName(this.#u8, to, this.#scratchName));
       return;
     }
     const peer = this.#peers[slot];
@@ -454,7 +538,7 @@ export class Engine {
       this.outbound.sendRaw(this.#scratch, datagram.length, peer.paths.activeName());
     }
     for (const endpoint of this.#candidates.get(slot) ?? []) {
-      this.outbound.sendRaw(this.#scratch, datagram.length, this.#writeName(endpoint, this.#scratchName));
+      this.outbound.sendRaw(this.#scratch, datagram.length, writeName(this.#u8, endpoint, this.#scratchName));
     }
   }
 
@@ -492,13 +576,13 @@ export class Engine {
     offset: number,
     bytes: number,
     epoch: Epoch | undefined = peer.sendEpoch,
-  ): void {
-    if (epoch === undefined || peer.paths.active < 0) return;
+  ): boolean {
+    if (epoch === undefined || peer.paths.active < 0) return false;
     const fragmenter = this.#fragmenter;
     const parts = fragmenter.split(peer.nextFragmentId++ >>> 0, kind, flags, offset, bytes, peer.maxPacketBytes);
     if (parts === 0) {
       this.stats.dropTx(Drop.TOO_BIG, kind === InnerKind.IP ? 1 : 0);
-      return;
+      return false;
     }
     let sent = true;
     for (let i = 0; i < parts; i++) {
@@ -508,9 +592,10 @@ export class Engine {
       sent = this.outbound.sendInner(epoch, name, InnerKind.FRAGMENT, 0, aux, at, length) && sent;
       this.stats.add(Counter.fragmentsSent, 1);
     }
-    if (kind !== InnerKind.IP) return;
+    if (kind !== InnerKind.IP) return sent;
     if (sent) this.stats.add(Counter.txPackets, 1);
     else this.stats.dropTx(Drop.UDP_SEND, 1);
+    return sent;
   }
 
   /** Probes, acks and reports that the paths of a peer want sent. */
@@ -542,6 +627,7 @@ export class Engine {
   #handshake(offset: number, bytes: number, name: number): void {
     const stats = this.stats;
     const kind = classify(this.#u8[offset]);
+    if (kind === DatagramClass.STUN) return this.#stunMessage(offset, bytes, name);
     if (kind !== DatagramClass.HANDSHAKE) {
       stats.dropRx(Drop.BAD_TYPE, 1);
       return;
@@ -557,8 +643,20 @@ export class Engine {
       return;
     }
     const datagram = this.#u8.slice(offset, offset + bytes);
-    if (this.#deps.emit({ kind: "handshake", from: this.#readName(name), datagram })) stats.add(Counter.rxInternal, 1);
+    if (this.#deps.emit({ kind: "handshake", from: readName(this.#u8, name), datagram }))
+      stats.add(Counter.rxInternal, 1);
     else stats.dropRx(Drop.CONTROL_FULL, 1);
+  }
+
+  #stunMessage(offset: number, bytes: number, name: number): void {
+    const reason = this.#stun.judge(this.#nowMs, offset, bytes, name);
+    if (reason !== Drop.NONE) return this.stats.dropRx(reason, 1);
+    const datagram = this.#u8.slice(offset, offset + bytes);
+    if (!this.#deps.emit({ kind: "stun", from: readName(this.#u8, name), datagram })) {
+      return this.stats.dropRx(Drop.CONTROL_FULL, 1);
+    }
+    this.stats.add(Counter.rxInternal, 1);
+    this.stats.add(Counter.stunReceived, 1);
   }
 
   #inner(
@@ -621,6 +719,12 @@ export class Engine {
     const at = this.#fragmenter.wholeOffset;
     const kind = this.#fragmenter.wholeKind;
     const flags = this.#fragmenter.wholeFlags;
+    if (kind === InnerKind.TRANSIT && !this.inbound.isNested) {
+      this.virtual.transit(peer, epoch, flags, at, bytes, name);
+      this.inbound.endRun();
+      this.#coalescer?.flush();
+      return;
+    }
     if (kind !== InnerKind.IP) {
       this.#inner(peer, epoch, kind, flags, aux, at, bytes, name, datagramBytes);
       return;
@@ -633,16 +737,43 @@ export class Engine {
     const expected = this.#expected.get(epoch.epochId);
     if (expected !== undefined) {
       this.#expected.delete(epoch.epochId);
-      peer.paths.confirmIfSeen(this.#nowMs, this.#writeName(expected, this.#scratchName));
+      peer.paths.confirmIfSeen(this.#nowMs, writeName(this.#u8, expected, this.#scratchName));
     }
     this.#emit({ kind: "proof", peer: peer.slot, epochId: epoch.epochId });
     this.#pathChanged(peer);
   }
 
   #confirm(peer: PeerState, endpoint: EndpointBytes): void {
-    peer.paths.confirm(this.#nowMs, this.#writeName(endpoint, this.#scratchName));
+    peer.paths.confirm(this.#nowMs, writeName(this.#u8, endpoint, this.#scratchName));
     this.#pathChanged(peer);
     this.outbound.released(peer);
+  }
+
+  /** A datagram was refused as too big for the active path; a via knows how much it takes. */
+  #tooBig(peer: PeerState, datagramBytes: number): void {
+    const { paths } = peer;
+    const limitBytes = paths.active < 0 ? 0 : this.virtual.limitBytes(paths.activeName());
+    const mtuBytes = Math.max(PMTU_BASE_BYTES, limitBytes + OUTER_IPV6_BYTES);
+    const known = limitBytes > 0 && limitBytes < datagramBytes;
+    if (!known || !paths.mtuError(this.#nowMs, paths.activeName(), mtuBytes)) paths.tooBig(this.#nowMs, datagramBytes);
+    this.#pathChanged(peer);
+    this.#schedulePaths(peer);
+  }
+
+  #pathFailed(name: number): void {
+    for (const peer of this.#peers) {
+      if (peer === undefined || !peer.paths.failed(this.#nowMs, name)) continue;
+      this.#pathChanged(peer);
+      this.#schedulePaths(peer);
+    }
+  }
+
+  #pathGone(name: number): void {
+    for (const peer of this.#peers) {
+      if (peer === undefined || !peer.paths.remove(this.#nowMs, name)) continue;
+      this.#pathChanged(peer);
+      this.#schedulePaths(peer);
+    }
   }
 
   /** Called after packets of a peer were accepted: paths may want to answer, timers may have moved. */
@@ -662,7 +793,7 @@ export class Engine {
         peer: peer.slot,
         token: this.#pingToken[i],
         rttMs: paths.lastAckRttMs,
-        endpoint: this.#readName(paths.nameOf(paths.lastAckPath)),
+        endpoint: readName(this.#u8, paths.nameOf(paths.lastAckPath)),
       });
     }
   }
@@ -679,7 +810,7 @@ export class Engine {
     cells[peer.row + PeerField.rateBps] = paths.rateBps;
     this.#adaptToPath(peer);
     const outerBytes =
-      active >= 0 && this.#u8[paths.activeName() + NAME_FAMILY] === 6 ? OUTER_IPV6_BYTES : OUTER_IPV4_BYTES;
+      active >= 0 && this.#u8[paths.activeName() + NAME_FAMILY] !== 4 ? OUTER_IPV6_BYTES : OUTER_IPV4_BYTES;
     const innerBytes = active >= 0 ? paths.innerBytes(DATA_OVERHEAD_BYTES) : peer.maxPacketBytes;
     const same = active === peer.toldPath && innerBytes === peer.maxPacketBytes && mtuBytes === peer.toldMtuBytes;
     if (same && !paths.takeActiveChanged()) return;
@@ -688,11 +819,11 @@ export class Engine {
     peer.toldMtuBytes = mtuBytes;
     peer.maxPacketBytes = innerBytes;
     if (active >= 0 && hadNone) this.outbound.released(peer);
-    if (active >= 0) this.#gate.noteKnown(this.#readName(paths.activeName()));
+    if (active >= 0) this.#gate.noteKnown(readName(this.#u8, paths.activeName()));
     this.#emit({
       kind: "path",
       peer: peer.slot,
-      endpoint: active >= 0 ? this.#readName(paths.activeName()) : undefined,
+      endpoint: active >= 0 ? readName(this.#u8, paths.activeName()) : undefined,
       // what the routes are to follow: the largest inner packet, in terms of this path
       mtuBytes: active >= 0 ? innerBytes + DATA_OVERHEAD_BYTES + outerBytes : 0,
     });
@@ -816,6 +947,7 @@ export class Engine {
     const overflowed = this.#deps.udp.overflowed;
     stats.set(Counter.receiveOverflow, overflowed[0] + overflowed[1]);
     this.#fragmenter.expire(nowMs);
+    this.virtual.housekeeping();
     this.#adaptSendBuffer(nowMs);
     if (this.#anySending()) return;
     // nothing moved: sleep longer until something does

@@ -7,7 +7,8 @@
  * back-pressure pauses receiving; the ring to the control thread refuses and counts.
  */
 import { Drop } from "../base/drop.ts";
-import { NAME_ECN } from "../base/name.ts";
+import { isVirtualAddress } from "../base/endpoint.ts";
+import { NAME_ECN, NAME_FAMILY, NAME_REMOTE } from "../base/name.ts";
 import type { Slab } from "../base/slab.ts";
 import type { Epoch, EpochTable } from "../session/epochs.ts";
 import type { Coalescer } from "./coalesce.ts";
@@ -62,6 +63,15 @@ export interface InboundDeps {
     name: number,
     datagramBytes: number,
   ) => void;
+  /** An authenticated inner message of kind 4: transit. */
+  readonly transit: (
+    peer: PeerState,
+    epoch: Epoch,
+    flags: number,
+    payload: number,
+    bytes: number,
+    name: number,
+  ) => void;
   /** First authenticated packet under an epoch. */
   readonly proof: (peer: PeerState, epoch: Epoch) => void;
   /** Path state of the peer changed or may have changed because of this packet. */
@@ -86,6 +96,17 @@ export class Inbound {
   #lastLocal4 = -1;
   /** The packet just opened was the first under its epoch. */
   #newlyProven = false;
+  /** A datagram that came inside another one is being handled: inside it there may not be a third. */
+  #isNested = false;
+  #nestedIndex = -1;
+  #nestedEpoch: Epoch | undefined = undefined;
+  // the run of nested packets under one epoch from one name that the path has not been told of yet
+  #runEpoch: Epoch | undefined = undefined;
+  #runName = 0;
+  #runPackets = 0;
+  #runBytes = 0;
+  #runLow = 0;
+  #runHigh = 0;
 
   constructor(deps: InboundDeps) {
     this.#deps = deps;
@@ -101,7 +122,13 @@ export class Inbound {
   forget(): void {
     this.#lastIndex = -1;
     this.#lastEpoch = undefined;
+    this.#nestedIndex = -1;
+    this.#nestedEpoch = undefined;
     this.#lastLocal4 = -1;
+  }
+
+  get isNested(): boolean {
+    return this.#isNested;
   }
 
   /** Receives at most `maxCalls` times. @returns true when the socket may hold more */
@@ -121,7 +148,11 @@ export class Inbound {
       for (let i = 0; i < count; i++) {
         const total = udp.messageBytes[i];
         bytes += total;
-        this.#handleMessage(udp.messageOffset[i], total, udp.messageSegmentBytes[i], udp.messageName[i]);
+        const name = udp.messageName[i];
+        if (this.#u8[name + NAME_FAMILY] === 6 && isVirtualAddress(this.#u8, name + NAME_REMOTE)) {
+          // the discard prefix names our own vias: nothing on a wire may come from there
+          this.#refuse(total, udp.messageSegmentBytes[i]);
+        } else this.#handleMessage(udp.messageOffset[i], total, udp.messageSegmentBytes[i], name);
       }
       if (coalescer !== undefined) coalescer.flush();
       const next = bytes > count * 16_384 ? 2 : bytes > count * 4_096 ? 4 : 16;
@@ -130,6 +161,66 @@ export class Inbound {
       if (count < want) return false;
     }
     return true;
+  }
+
+  #refuse(total: number, segmentBytes: number): void {
+    const datagrams = segmentBytes > 0 ? Math.ceil(total / segmentBytes) : 1;
+    this.#stats.add(Counter.udpRxBytes, total);
+    this.#stats.add(Counter.udpRxDatagrams, datagrams);
+    this.#stats.dropRx(Drop.UNEXPECTED, datagrams);
+  }
+
+  /** One datagram that came another way than through a socket. @param name its name block, the caller's */
+  datagram(offset: number, bytes: number, name: number): void {
+    this.#handleMessage(offset, bytes, 0, name);
+    this.#deps.coalescer?.flush();
+  }
+
+  /**
+   * A datagram that came inside another one, which was counted on its way in; this one is judged for it.
+   * @param name of the via that it came through; the same block for all of a run
+   */
+  nested(start: number, bytes: number, name: number): void {
+    const u8 = this.#u8;
+    if (u8[start] !== DATA_TYPE) {
+      this.#deps.handshake(start, bytes, name);
+      return;
+    }
+    const epoch = this.#openNested(start, bytes);
+    if (epoch === undefined) return;
+    const low = this.#view.getUint32(start + 8, true);
+    const high = this.#view.getUint32(start + 12, true);
+    if (epoch !== this.#runEpoch) {
+      this.#endRun();
+      this.#runEpoch = epoch;
+      this.#runName = name;
+      this.#runLow = low;
+      this.#runHigh = high;
+    } else if (high > this.#runHigh || (high === this.#runHigh && low > this.#runLow)) {
+      this.#runLow = low;
+      this.#runHigh = high;
+    }
+    this.#runPackets++;
+    this.#runBytes += bytes;
+    if (this.#newlyProven) this.#endRun();
+    this.#isNested = true;
+    this.#dispatch(epoch, start + DATA_HEADER_BYTES, bytes - DATA_HEADER_BYTES - TAG_BYTES, name, bytes);
+    this.#isNested = false;
+  }
+
+  /** The name block of nested packets is about to change, or the message that they came in is done: the path hears of the run. */
+  endRun(): void {
+    if (this.#runEpoch !== undefined) this.#endRun();
+  }
+
+  #endRun(): void {
+    const epoch = this.#runEpoch;
+    const packets = this.#runPackets;
+    const bytes = this.#runBytes;
+    this.#runEpoch = undefined;
+    this.#runPackets = 0;
+    this.#runBytes = 0;
+    if (epoch !== undefined) this.#arrived(epoch, this.#runName, packets, bytes, this.#runLow, this.#runHigh);
   }
 
   /** One message of the kernel: one datagram or a train of equal ones. */
@@ -183,21 +274,40 @@ export class Inbound {
       this.#dispatch(epoch, start + DATA_HEADER_BYTES, bytes - DATA_HEADER_BYTES - TAG_BYTES, name, bytes);
     }
     if (runEpoch !== undefined) this.#arrived(runEpoch, name, runPackets, runBytes, runLow, runHigh);
+    if (this.#runEpoch !== undefined) this.#endRun();
+  }
+
+  /** @returns true for a datagram that has the fixed part of a data packet; others are counted */
+  #isData(start: number, bytes: number): boolean {
+    if (bytes >= DATA_MIN_BYTES && this.#view.getUint32(start, true) === DATA_TYPE) return true;
+    this.#stats.dropRx(bytes < DATA_MIN_BYTES ? Drop.SHORT : Drop.BAD_TYPE, 1);
+    return false;
+  }
+
+  /** #open() with a cache of its own: outer and nested packets come in turns. */
+  #openNested(start: number, bytes: number): Epoch | undefined {
+    if (!this.#isData(start, bytes)) return undefined;
+    const index = this.#view.getUint32(start + 4, true);
+    let epoch = this.#nestedEpoch;
+    if (index !== this.#nestedIndex) {
+      epoch = this.#epochs.lookup(index);
+      if (epoch !== undefined) {
+        this.#nestedIndex = index;
+        this.#nestedEpoch = epoch;
+      }
+    }
+    if (epoch === undefined) {
+      this.#stats.dropRx(Drop.UNKNOWN_INDEX, 1);
+      return undefined;
+    }
+    return this.#openUnder(epoch, start, bytes);
   }
 
   /** Authenticates and decrypts in place. @returns the epoch, or undefined when dropped (counted) */
   #open(start: number, bytes: number): Epoch | undefined {
+    if (!this.#isData(start, bytes)) return undefined;
     const stats = this.#stats;
-    if (bytes < DATA_MIN_BYTES) {
-      stats.dropRx(Drop.SHORT, 1);
-      return undefined;
-    }
-    const view = this.#view;
-    if (view.getUint32(start, true) !== DATA_TYPE) {
-      stats.dropRx(Drop.BAD_TYPE, 1);
-      return undefined;
-    }
-    const index = view.getUint32(start + 4, true);
+    const index = this.#view.getUint32(start + 4, true);
     let epoch = this.#lastEpoch;
     if (index !== this.#lastIndex) {
       epoch = this.#epochs.lookup(index);
@@ -209,8 +319,13 @@ export class Inbound {
       this.#lastEpoch = epoch;
     }
     if (epoch === undefined) return undefined;
-    const low = view.getUint32(start + 8, true);
-    const high = view.getUint32(start + 12, true);
+    return this.#openUnder(epoch, start, bytes);
+  }
+
+  #openUnder(epoch: Epoch, start: number, bytes: number): Epoch | undefined {
+    const stats = this.#stats;
+    const low = this.#view.getUint32(start + 8, true);
+    const high = this.#view.getUint32(start + 12, true);
     const reason = epoch.replay.check(low, high);
     if (reason !== Drop.NONE) {
       stats.dropRx(reason, 1);
@@ -256,6 +371,12 @@ export class Inbound {
     const kind = u8[inner];
     if (kind === InnerKind.IP) {
       this.#userPacket(peer, epoch, inner + INNER_HEADER_BYTES, bytes - INNER_HEADER_BYTES, u8[inner + 1], name);
+      return;
+    }
+    if (kind === InnerKind.TRANSIT) {
+      const payload = inner + INNER_HEADER_BYTES;
+      if (this.#isNested) this.#stats.dropRx(Drop.BAD_INNER, 1);
+      else this.#deps.transit(peer, epoch, u8[inner + 1], payload, bytes - INNER_HEADER_BYTES, name);
       return;
     }
     if (kind === InnerKind.KEEPALIVE && this.nowMs - epoch.installedAtMs > YOUNG_EPOCH_MS) {

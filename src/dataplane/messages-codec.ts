@@ -3,23 +3,36 @@
  * ends are threads of one process, so the format never leaves it). First byte 1: an inner message, laid out by hand because it may
  * be frequent:
  *   0 tag u8 = 1 | 1 inner kind u8 | 2 flags u8 | 3 zero u8 | 4 aux u16 | 6 zero u16 | 8 peer u32 | 12 epoch id f64 | 20 payload
+ * First byte 2 and 3: a datagram into (channelIn) or out of (channelOut) the data plane through a channel:
+ *   0 tag u8 | 1 zero, 3 bytes | 4 channel id u32 | 8 datagram
  */
 import { deserialize, serialize } from "node:v8";
 import type { Command, PlaneEvent } from "./messages.ts";
 
 const INNER_HEADER = 20;
+const CHANNEL_HEADER = 8;
+const TAG_INNER = 1;
+const TAG_CHANNEL_IN = 2;
+const TAG_CHANNEL_OUT = 3;
 
 function encode(message: Command | PlaneEvent): Uint8Array {
   if (message.kind === "inner") {
     const out = new Uint8Array(INNER_HEADER + message.payload.length);
     const view = new DataView(out.buffer);
-    out[0] = 1;
+    out[0] = TAG_INNER;
     out[1] = message.innerKind;
     out[2] = message.flags;
     view.setUint16(4, message.aux, true);
     view.setUint32(8, message.peer, true);
     view.setFloat64(12, message.epochId, true);
     out.set(message.payload, INNER_HEADER);
+    return out;
+  }
+  if (message.kind === "channelIn" || message.kind === "channelOut") {
+    const out = new Uint8Array(CHANNEL_HEADER + message.datagram.length);
+    out[0] = message.kind === "channelIn" ? TAG_CHANNEL_IN : TAG_CHANNEL_OUT;
+    new DataView(out.buffer).setUint32(4, message.id, true);
+    out.set(message.datagram, CHANNEL_HEADER);
     return out;
   }
   const body = serialize(message);
@@ -29,7 +42,14 @@ function encode(message: Command | PlaneEvent): Uint8Array {
 }
 
 function decode(record: Uint8Array): Command | PlaneEvent {
-  if (record[0] === 1) {
+  if (record[0] === TAG_CHANNEL_IN || record[0] === TAG_CHANNEL_OUT) {
+    return {
+      kind: record[0] === TAG_CHANNEL_IN ? "channelIn" : "channelOut",
+      id: new DataView(record.buffer, record.byteOffset, record.byteLength).getUint32(4, true),
+      datagram: record.slice(CHANNEL_HEADER),
+    };
+  }
+  if (record[0] === TAG_INNER) {
     const view = new DataView(record.buffer, record.byteOffset, record.byteLength);
     return {
       kind: "inner",

@@ -68,6 +68,52 @@ export type Command =
   /** `weft ping`: send an on-demand probe on the active path (or all candidates); answered by a "pong" event with the same token. */
   | { readonly kind: "ping"; readonly peer: number; readonly token: number }
   | { readonly kind: "settings"; readonly settings: PlaneSettings }
+  /**
+   * Installs or replaces a via, the virtual endpoint (LABEL, pathKind, id): what is sent there goes to the peer `hop` under label `out`, and what comes
+   * from it under label `in` comes from there. Labels are u32, not zero. Refused: more than 4,096, an unknown hop, a label in use (viaFailed).
+   */
+  | {
+      readonly kind: "via";
+      readonly id: number;
+      readonly hop: number;
+      readonly out: number;
+      readonly in: number;
+      /** 1 relay, 2 transit. */
+      readonly pathKind: number;
+    }
+  | { readonly kind: "viaRemove"; readonly id: number }
+  /** Forwards what comes from peer `from` under `label` to peer `to` under `out`; one direction. Replaces one of the same (label, from). */
+  | {
+      readonly kind: "forward";
+      readonly label: number;
+      readonly from: number;
+      readonly to: number;
+      readonly out: number;
+      /** 0 = no limit. */
+      readonly bytesPerSecond: number;
+    }
+  | { readonly kind: "forwardRemove"; readonly label: number; readonly from: number }
+  /** A byte channel of the control thread exists from now on, or no more; at most 256. */
+  | { readonly kind: "channel"; readonly id: number; readonly open: boolean }
+  /** One datagram that came out of a channel, at most 9,216 bytes. */
+  | { readonly kind: "channelIn"; readonly id: number; readonly datagram: Uint8Array }
+  /** Sends a datagram of another protocol (STUN) from the underlay socket, at most 548 bytes; answers from there are believed for 5 s. */
+  | { readonly kind: "raw"; readonly to: EndpointBytes; readonly datagram: Uint8Array }
+  /** Asks for the figures of a peer's paths; answered by a "paths" event with the same token. */
+  | { readonly kind: "paths"; readonly peer: number; readonly token: number }
+  /** These peers' active paths are kept open while idle (path/mapping-life.ts), those of all others are not. */
+  | { readonly kind: "keepOpen"; readonly peers: readonly number[] }
+  /** Probes for hole punching (punching.ts): to every endpoint (plain), to the first from `count` sockets (fan) or at `count` ports (guess). */
+  | {
+      readonly kind: "punch";
+      readonly peer: number;
+      readonly mode: "plain" | "fan" | "guess";
+      readonly endpoints: readonly EndpointBytes[];
+      readonly count: number;
+      /** Between rounds, or between two guesses. */
+      readonly everyMs: number;
+      readonly rounds: number;
+    }
   | { readonly kind: "stop" };
 
 /** Worker → control thread. */
@@ -117,10 +163,49 @@ export type PlaneEvent =
     }
   /** Interfaces, addresses or routes of the host changed. */
   | { readonly kind: "netlink" }
+  /** A via does not lead on: `code` is a ViaFailure. It stays installed until it is removed, except for HOP_GONE and REFUSED. */
+  | { readonly kind: "viaFailed"; readonly id: number; readonly code: number }
+  /** A forward entry is gone: unused for 300 s, one of its peers was removed, the next node knows its label no more, or it was refused. */
+  | { readonly kind: "forwardExpired"; readonly label: number; readonly from: number }
+  | { readonly kind: "channelOut"; readonly id: number; readonly datagram: Uint8Array }
+  /** A STUN message from an address that a `raw` went to lately. */
+  | { readonly kind: "stun"; readonly from: EndpointBytes; readonly datagram: Uint8Array }
+  | { readonly kind: "paths"; readonly peer: number; readonly token: number; readonly paths: readonly PlanePath[] }
   | { readonly kind: "log"; readonly level: "info" | "warn" | "error"; readonly text: string }
   /** `code` is a WeftError code, for failures at start ("TUN_DENIED", "PORT_BUSY", …). */
   | { readonly kind: "failed"; readonly code: string; readonly text: string; readonly remedy: string }
   | { readonly kind: "stopped" };
+
+/** Why a via failed. 1 and 2 are the codes that nodes on the way send (wire/transit.ts). */
+export const ViaFailure = {
+  /** The next node does not know the label. */
+  UNKNOWN_LABEL: 1,
+  /** A node on the way has no session or no direct path to the one behind it. */
+  NO_PATH: 2,
+  /** The hop was removed from this node. */
+  HOP_GONE: 3,
+  /** Not installed: too many, no such peer, or a label in use. */
+  REFUSED: 4,
+} as const;
+
+/** One path of a peer in a "paths" event. */
+export interface PlanePath {
+  readonly endpoint: EndpointBytes;
+  /** Carries data; carries a copy while delivery is in doubt. */
+  readonly active: boolean;
+  readonly duplicate: boolean;
+  /** 0 untried, 1 probing, 2 alive, 3 dead; and why, for people. */
+  readonly state: number;
+  readonly reason: string;
+  /** −1 when unknown. */
+  readonly rttMs: number;
+  /** 0–1 */
+  readonly lossRatio: number;
+  /** Underlay IP packet size in force. */
+  readonly mtuBytes: number;
+  /** Since the last authenticated packet; −1 = never. */
+  readonly lastReceivedAgoMs: number;
+}
 
 /** Per-peer figures of a snapshot, read from shared statistics without stopping the worker. */
 export interface PeerFigures {

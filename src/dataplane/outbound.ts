@@ -2,30 +2,26 @@
  * TUN to peers: read super-packets, find the peer, split, seal, send.
  *
  * Stages and owners: one TUN read lands in #tunBuffer; segments are made in place, back to front of nothing: the headers of segment
- * i+1 are written over the already sealed tail of segment i. Each is sealed into the batch of the peer's address family; a batch holds
- * datagrams of one peer and one size and leaves in one UDP_SEGMENT send. Ordering: packets of one peer leave in the order in which
+ * i+1 are written over the already sealed tail of segment i. Each is sealed into the batch of the kind of name it goes to (IPv4, IPv6, via, channel; sender.ts);
+ * a batch holds datagrams of one peer and one size and leaves in one UDP_SEGMENT send. Ordering: packets of one peer leave in the order in which
  * they were read; probes, reports and rekeys may overtake (sendInner).
- * When full: a send that would block keeps its sealed batch and marks the family blocked; from then on segments go to the peer's queue
+ * When full: a send that would block keeps its sealed batch and marks the batch blocked; from then on segments go to the peer's queue
  * (queues.ts: bounded, CoDel) until the socket is writable or the pause is over; nothing is lost silently.
  */
 import { Drop } from "../base/drop.ts";
-import { NAME_BYTES, NAME_ECN, NAME_FAMILY, NAME_INTERFACE, NAME_LOCAL } from "../base/name.ts";
+import { NAME_BYTES, NAME_ECN, NAME_FAMILY } from "../base/name.ts";
+import { VirtualType } from "../base/endpoint.ts";
 import type { Slab } from "../base/slab.ts";
 import type { Epoch, EpochTable } from "../session/epochs.ts";
 import { Capability } from "../session/types.ts";
 import { completeTransportChecksum, fold, ipv4HeaderChecksum } from "../wire/checksum.ts";
-import {
-  DATA_HEADER_BYTES,
-  DATA_OVERHEAD_BYTES,
-  DATA_TYPE,
-  INNER_FLAG_PARTIAL_CHECKSUM,
-  INNER_HEADER_BYTES,
-  InnerKind,
-} from "../wire/data.ts";
+import { DATA_OVERHEAD_BYTES, INNER_FLAG_PARTIAL_CHECKSUM, INNER_HEADER_BYTES, InnerKind } from "../wire/data.ts";
 import type { PeerState } from "./peer.ts";
 import { type AeadPort, type TunPort, type UdpPort, VNET_HEADER_BYTES } from "./ports.ts";
 import type { PacketQueues } from "./queues.ts";
 import type { RouteTable } from "./routes.ts";
+import { Sealer } from "./sealer.ts";
+import { Batch, EAGAIN, Sender } from "./sender.ts";
 import { Counter, PeerField, type PlaneStats } from "./stats.ts";
 
 const TCP = 6;
@@ -33,54 +29,15 @@ const UDP = 17;
 const TUN_READ_BYTES = 65_536 + VNET_HEADER_BYTES;
 /** Room in front of a TUN read for the inner header of the first segment (it lies in the vnet header, parsed by then). */
 const TUN_HEADROOM = 64;
-const MAX_BATCH_BYTES = 65_000;
 const MAX_HEADER_BYTES = 120;
-const GSO_REST_MS = 60_000;
-const CONTROL_SLOTS = 64;
-const CONTROL_SLOT_BYTES = 2_048;
-
-const EIO = -5;
-const EAGAIN = -11;
-const EINVAL = -22;
-const EMSGSIZE = -90;
-const ENOBUFS = -105;
+/** What wrapping adds to a batch of 64 is not to make it larger than one send. */
+const VIA_BATCH_BYTES = 62_000;
 
 const GSO_NONE = 0;
 const GSO_TCPV4 = 1;
 const GSO_TCPV6 = 4;
 const GSO_UDP_L4 = 5;
 const NEEDS_CSUM = 1;
-
-/** The open GSO batch of one address family. */
-class Batch {
-  readonly base: number;
-  readonly family: 4 | 6;
-  peer: PeerState | undefined = undefined;
-  /** Copy of the name block the batch goes to. */
-  readonly name: number;
-  count = 0;
-  bytes = 0;
-  segmentBytes = 0;
-  /** ECN bits of the packets inside, which the outer header carries too (RFC 6040). */
-  ecn = 0;
-  /** A shorter datagram ended the run. */
-  ended = false;
-  /** The kernel refused it for now; nothing may be added. */
-  blocked = false;
-  /** > 0: paused by time (ENOBUFS) until then, not by writability. */
-  pausedUntilMs = 0;
-  noBuffersInRow = 0;
-  gso = true;
-  gsoRetryMs = 0;
-  /** IP bytes inside, for statistics. */
-  payloadBytes = 0;
-
-  constructor(family: 4 | 6, base: number, name: number) {
-    this.family = family;
-    this.base = base;
-    this.name = name;
-  }
-}
 
 export interface OutboundDeps {
   readonly slab: Slab;
@@ -104,38 +61,32 @@ export interface OutboundDeps {
   readonly rescheduled: (peer: PeerState) => void;
   /** IPv6 packets ≤ 1,280 bytes that do not fit the path go out as fragments (kind 9). */
   readonly sendFragments: (peer: PeerState, offset: number, bytes: number, innerFlags: number) => void;
+  /** Sends to a name without a socket: a via or a channel. @returns bytes accepted or -errno */
+  readonly virtual: (offset: number, bytes: number, segmentBytes: number, name: number) => number;
 }
 
 export class Outbound {
-  nowMs = 0;
-  /** Runtime kill switch for UDP_SEGMENT. */
-  gso = true;
+  readonly sender: Sender;
+  readonly sealer: Sealer;
   readonly batch4: Batch;
   readonly batch6: Batch;
+  readonly batchVia: Batch;
+  readonly batchChannel: Batch;
 
   readonly #u8: Uint8Array;
   readonly #view: DataView;
   readonly #deps: OutboundDeps;
   readonly #tun: TunPort | undefined;
-  readonly #udp: UdpPort;
-  readonly #aead: AeadPort;
   readonly #stats: PlaneStats;
-  readonly #epochs: EpochTable;
   readonly #tunBuffer: number;
   readonly #headerSave: number;
   readonly #innerPlain: number;
   readonly #innerSealed: number;
-  readonly #controlBase: number;
-  readonly #controlName: number;
-  readonly #controlBytes = new Int32Array(CONTROL_SLOTS);
-  #controlHead = 0;
-  #controlCount = 0;
+  #nowMs = 0;
   /** Round-robin ring of peers with a queue. */
   readonly #backlog: Int32Array;
   #backlogHead = 0;
   #backlogCount = 0;
-  /** Single datagrams refused with EMSGSIZE. */
-  #tooBigCount = 0;
   /** Cache of the last route lookup for IPv4. */
   #lastDestination = -1;
   #lastPeer: PeerState | undefined = undefined;
@@ -146,19 +97,28 @@ export class Outbound {
     this.#u8 = slab.u8;
     this.#view = slab.view;
     this.#tun = deps.tun;
-    this.#udp = deps.udp;
-    this.#aead = deps.aead;
     this.#stats = deps.stats;
-    this.#epochs = deps.epochs;
+    this.sender = new Sender(deps);
+    this.sealer = new Sealer(slab, deps.aead, deps.epochs);
     this.#tunBuffer = slab.allocate(TUN_HEADROOM + TUN_READ_BYTES + 64) + TUN_HEADROOM;
     this.#headerSave = slab.allocate(MAX_HEADER_BYTES);
-    this.batch4 = new Batch(4, slab.allocate(MAX_BATCH_BYTES + 4_096), slab.allocate(NAME_BYTES));
-    this.batch6 = new Batch(6, slab.allocate(MAX_BATCH_BYTES + 4_096), slab.allocate(NAME_BYTES));
+    this.batch4 = new Batch(slab);
+    this.batch6 = new Batch(slab);
+    this.batchVia = new Batch(slab, VIA_BATCH_BYTES);
+    this.batchChannel = new Batch(slab);
     this.#innerPlain = slab.allocate(16_384);
     this.#innerSealed = slab.allocate(16_384);
-    this.#controlBase = slab.allocate(CONTROL_SLOTS * CONTROL_SLOT_BYTES);
-    this.#controlName = slab.allocate(CONTROL_SLOTS * NAME_BYTES);
     this.#backlog = new Int32Array(deps.peers.length);
+  }
+
+  get nowMs(): number {
+    return this.#nowMs;
+  }
+
+  set nowMs(value: number) {
+    this.#nowMs = value;
+    this.sender.nowMs = value;
+    this.#deps.epochs.nowMs = value;
   }
 
   /** The routes or peers changed: cached answers are void. */
@@ -170,11 +130,8 @@ export class Outbound {
   /** A peer goes away: its batch and queue are thrown away and counted. */
   removePeer(peer: PeerState): void {
     this.forgetRoutes();
-    for (const batch of [this.batch4, this.batch6]) {
-      if (batch.peer === peer && batch.count > 0) {
-        this.#stats.dropTx(Drop.REMOVED, batch.count);
-        this.#reset(batch);
-      }
+    for (const batch of [this.batch4, this.batch6, this.batchVia, this.batchChannel]) {
+      if (batch.peer === peer) this.sender.discard(batch);
     }
     this.#deps.queues.clear(peer.queue, Drop.REMOVED);
     this.#stats.cells[peer.row + PeerField.queued] = 0;
@@ -210,17 +167,29 @@ export class Outbound {
     return true;
   }
 
-  /** Sends both open batches as far as the kernel takes them. */
+  /** Sends the open batches as far as the kernel takes them. */
   flush(): void {
-    if (this.batch4.count > 0 && !this.batch4.blocked) this.#send(this.batch4);
-    if (this.batch6.count > 0 && !this.batch6.blocked) this.#send(this.batch6);
+    if (this.batch4.count > 0 && !this.batch4.blocked) this.sender.send(this.batch4);
+    if (this.batch6.count > 0 && !this.batch6.blocked) this.sender.send(this.batch6);
+    if (this.batchVia.count > 0 && !this.batchVia.blocked) this.sender.send(this.batchVia);
+    if (this.batchChannel.count > 0 && !this.batchChannel.blocked) this.sender.send(this.batchChannel);
+  }
+
+  /** The batch for datagrams to this name. */
+  batchOf(name: number): Batch {
+    const family = this.#u8[name + NAME_FAMILY];
+    if (family === 4) return this.batch4;
+    if (family === 6) return this.batch6;
+    return family === VirtualType.LABEL ? this.batchVia : this.batchChannel;
   }
 
   /** A socket is writable again, or time passed: retry what is blocked, then serve the queues, at most `budget` packets. */
   service(writable4: boolean, writable6: boolean, budget: number): void {
-    this.#unblock(this.batch4, writable4);
-    this.#unblock(this.batch6, writable6);
-    this.#flushControl();
+    this.sender.unblock(this.batch4, writable4, writable6);
+    this.sender.unblock(this.batch6, writable4, writable6);
+    this.sender.unblock(this.batchVia, writable4, writable6);
+    this.sender.unblock(this.batchChannel, writable4, writable6);
+    this.sender.flushControl();
     let left = budget;
     let rounds = this.#backlogCount;
     while (rounds > 0 && left > 0) {
@@ -248,9 +217,15 @@ export class Outbound {
 
   /** When a pause after ENOBUFS ends; Infinity when there is none. */
   get pauseEndMs(): number {
-    const a = this.batch4.blocked && this.batch4.pausedUntilMs > 0 ? this.batch4.pausedUntilMs : Infinity;
-    const b = this.batch6.blocked && this.batch6.pausedUntilMs > 0 ? this.batch6.pausedUntilMs : Infinity;
-    return a < b ? a : b;
+    const real = Math.min(this.batch4.pauseEndMs, this.batch6.pauseEndMs);
+    return Math.min(real, this.batchVia.pauseEndMs, this.batchChannel.pauseEndMs);
+  }
+
+  /** True while something waits for this family's socket to become writable. */
+  waitsWritable(family: 4 | 6): boolean {
+    if (this.batch4.waitsWritable(family) || this.batch6.waitsWritable(family)) return true;
+    if (this.batchVia.waitsWritable(family)) return true;
+    return this.sender.hasControlWaiting && !(family === 4 ? this.batch4 : this.batch6).blocked;
   }
 
   /** A session or path came up: what waited for it may go. */
@@ -279,46 +254,13 @@ export class Outbound {
     u8[plain + 1] = flags;
     view.setUint16(plain + 2, aux, true);
     if (bytes > 0) u8.copyWithin(plain + 4, payload, payload + bytes);
-    if (!this.#seal(epoch, plain, bytes, this.#innerSealed)) return false;
+    if (!this.sealer.seal(epoch, plain, bytes, this.#innerSealed)) return false;
     return this.sendRaw(this.#innerSealed, bytes + DATA_OVERHEAD_BYTES, name);
   }
 
   /** Sends one datagram as it is, past all queues; waits in a small ring while the socket is full. */
   sendRaw(offset: number, bytes: number, name: number): boolean {
-    // our own messages are not ECN-capable, whatever the block says, which may be the one a packet came with
-    const ecn = this.#u8[name + NAME_ECN];
-    this.#u8[name + NAME_ECN] = 0;
-    const sent = this.#sendPast(offset, bytes, name);
-    this.#u8[name + NAME_ECN] = ecn;
-    return sent;
-  }
-
-  #sendPast(offset: number, bytes: number, name: number): boolean {
-    const blocked = this.#u8[name + NAME_FAMILY] === 6 ? this.batch6.blocked : this.batch4.blocked;
-    if (!blocked || this.#controlCount === 0) {
-      const result = this.#sendOnce(offset, bytes, bytes, name);
-      if (result >= 0) {
-        this.#stats.add(Counter.txInternal, 1);
-        return true;
-      }
-      if (result !== EAGAIN && result !== ENOBUFS) {
-        this.#stats.add(Counter.sendErrors, 1);
-        return false;
-      }
-    }
-    if (this.#controlCount === CONTROL_SLOTS || bytes > CONTROL_SLOT_BYTES) {
-      this.#stats.add(Counter.sendErrors, 1);
-      return false;
-    }
-    const slot = (this.#controlHead + this.#controlCount++) % CONTROL_SLOTS;
-    this.#u8.copyWithin(this.#controlBase + slot * CONTROL_SLOT_BYTES, offset, offset + bytes);
-    this.#u8.copyWithin(this.#controlName + slot * NAME_BYTES, name, name + NAME_BYTES);
-    this.#controlBytes[slot] = bytes;
-    return true;
-  }
-
-  get hasControlWaiting(): boolean {
-    return this.#controlCount > 0;
+    return this.sender.sendRaw(offset, bytes, name, this.batchOf(name).blocked);
   }
 
   /** One read of the TUN: vnet header at `at`, IP packet behind it. */
@@ -497,13 +439,13 @@ export class Outbound {
     }
     if (bytes > peer.maxPacketBytes) return this.#tooBig(peer, plain, bytes, flags);
     const name = paths.activeName();
-    const batch = this.#u8[name + NAME_FAMILY] === 6 ? this.batch6 : this.batch4;
+    const batch = this.batchOf(name);
     if (batch.blocked || peer.queue.packets > 0) {
       this.#queue(peer, plain, bytes, false);
       return;
     }
     const ecn = this.#ecnOf(ip);
-    if (!this.#fits(batch, peer, bytes + DATA_OVERHEAD_BYTES, ecn) && !this.#send(batch)) {
+    if (!this.#fits(batch, peer, bytes + DATA_OVERHEAD_BYTES, ecn) && !this.sender.send(batch)) {
       this.#queue(peer, plain, bytes, false);
       return;
     }
@@ -524,8 +466,8 @@ export class Outbound {
       !batch.ended &&
       datagramBytes <= batch.segmentBytes &&
       batch.count < peer.burst.segments &&
-      batch.bytes + datagramBytes <= MAX_BATCH_BYTES &&
-      this.gso &&
+      batch.bytes + datagramBytes <= batch.maxBytes &&
+      this.sender.gso &&
       batch.gso
     );
   }
@@ -540,7 +482,7 @@ export class Outbound {
     ecn: number,
   ): void {
     const datagramBytes = bytes + DATA_OVERHEAD_BYTES;
-    if (!this.#seal(epoch, plain, bytes, batch.base + batch.bytes)) {
+    if (!this.sealer.seal(epoch, plain, bytes, batch.base + batch.bytes)) {
       this.#stats.dropTx(Drop.KEY_EXPIRED, 1);
       peer.sendEpoch = undefined;
       this.#deps.needSession(peer);
@@ -564,178 +506,6 @@ export class Outbound {
     batch.payloadBytes += bytes;
   }
 
-  /**
-   * Seals inner header and payload (`bytes` long behind the 4 bytes at `plain`) into a whole data packet at `target`.
-   * @returns false when the key is past its limits
-   */
-  #seal(epoch: Epoch, plain: number, bytes: number, target: number): boolean {
-    if (this.#epochs.takeCounter(epoch, this.nowMs, bytes + INNER_HEADER_BYTES) !== Drop.NONE) return false;
-    const low = epoch.takenLow;
-    const high = epoch.takenHigh;
-    const view = this.#view;
-    view.setUint32(target, DATA_TYPE, true);
-    view.setUint32(target + 4, epoch.remoteIndex, true);
-    view.setUint32(target + 8, low, true);
-    view.setUint32(target + 12, high, true);
-    this.#aead.seal(epoch.sealHandle, low, high, plain, bytes + INNER_HEADER_BYTES, target + DATA_HEADER_BYTES);
-    return true;
-  }
-
-  /** Gives the batch to the kernel. @returns true when the batch is empty afterwards */
-  #send(batch: Batch): boolean {
-    const peer = batch.peer as PeerState;
-    const stats = this.#stats;
-    let result: number;
-    if (batch.count === 1 || (this.gso && batch.gso)) {
-      result = this.#sendOnce(batch.base, batch.bytes, batch.segmentBytes, batch.name);
-    } else {
-      return this.#sendOneByOne(batch);
-    }
-    if (result >= 0) {
-      batch.noBuffersInRow = 0;
-      if (batch.count > 1) stats.add(Counter.gsoSends, 1);
-      this.#sent(batch, peer, batch.count, batch.bytes, batch.payloadBytes);
-      this.#reset(batch);
-      return true;
-    }
-    if (result === EAGAIN) {
-      stats.add(Counter.sendAgain, 1);
-      batch.blocked = true;
-      batch.pausedUntilMs = 0;
-      return false;
-    }
-    if (result === ENOBUFS) {
-      stats.add(Counter.sendNoBuffers, 1);
-      // the socket polls writable all the same, so wait by time, longer each time it happens again
-      batch.noBuffersInRow++;
-      batch.blocked = true;
-      batch.pausedUntilMs = this.nowMs + Math.min(5, 0.25 * batch.noBuffersInRow);
-      return false;
-    }
-    stats.add(Counter.sendErrors, 1);
-    if (batch.count > 1 && (result === EIO || result === EINVAL || result === EMSGSIZE)) {
-      // No UDP_SEGMENT here, or the segments outgrew the interface: each datagram once by itself. Only in the first case does GSO rest for
-      // a minute; in the second the single sends say EMSGSIZE and the path learns its MTU.
-      const tooBig = this.#tooBigCount;
-      const done = this.#sendOneByOne(batch);
-      if (tooBig === this.#tooBigCount) {
-        stats.add(Counter.gsoFallbacks, 1);
-        batch.gso = false;
-        batch.gsoRetryMs = this.nowMs + GSO_REST_MS;
-      }
-      return done;
-    }
-    if (result === EMSGSIZE) this.#deps.tooBig(peer, batch.segmentBytes);
-    stats.dropTx(Drop.UDP_SEND, batch.count);
-    this.#reset(batch);
-    return true;
-  }
-
-  /** Sends the datagrams of a batch singly; what the kernel refuses for now stays. */
-  #sendOneByOne(batch: Batch): boolean {
-    const peer = batch.peer as PeerState;
-    while (batch.count > 0) {
-      const bytes = Math.min(batch.segmentBytes, batch.bytes);
-      const result = this.#sendOnce(batch.base, bytes, bytes, batch.name);
-      if (result === EAGAIN || result === ENOBUFS) {
-        batch.blocked = true;
-        batch.pausedUntilMs = result === ENOBUFS ? this.nowMs + 1 : 0;
-        this.#stats.add(result === ENOBUFS ? Counter.sendNoBuffers : Counter.sendAgain, 1);
-        return false;
-      }
-      if (result >= 0) this.#sent(batch, peer, 1, bytes, bytes - DATA_OVERHEAD_BYTES);
-      else {
-        this.#stats.add(Counter.sendErrors, 1);
-        if (result === EMSGSIZE) {
-          this.#tooBigCount++;
-          this.#deps.tooBig(peer, bytes);
-        }
-        this.#stats.dropTx(Drop.UDP_SEND, 1);
-      }
-      batch.count--;
-      batch.bytes -= bytes;
-      batch.payloadBytes -= bytes - DATA_OVERHEAD_BYTES;
-      if (batch.count > 0) this.#u8.copyWithin(batch.base, batch.base + bytes, batch.base + bytes + batch.bytes);
-    }
-    this.#reset(batch);
-    return true;
-  }
-
-  /** One send; a stale sticky source or a pending socket error gets one more try. */
-  #sendOnce(offset: number, bytes: number, segmentBytes: number, name: number): number {
-    let result = this.#udp.send(offset, bytes, segmentBytes, name);
-    if (result < 0 && result !== EAGAIN && result !== ENOBUFS && result !== EMSGSIZE && result !== EIO) {
-      this.#u8.fill(0, name + NAME_LOCAL, name + NAME_LOCAL + 16);
-      this.#view.setUint32(name + NAME_INTERFACE, 0, true);
-      result = this.#udp.send(offset, bytes, segmentBytes, name);
-    }
-    if (result >= 0) {
-      this.#stats.add(Counter.udpTxCalls, 1);
-      this.#stats.add(Counter.udpTxDatagrams, segmentBytes === bytes ? 1 : Math.ceil(bytes / segmentBytes));
-      this.#stats.add(Counter.udpTxBytes, bytes);
-    }
-    return result;
-  }
-
-  #sent(batch: Batch, peer: PeerState, packets: number, bytes: number, payloadBytes: number): void {
-    const cells = this.#stats.cells;
-    this.#stats.add(Counter.txPackets, packets);
-    cells[peer.row + PeerField.txPackets] = cells[peer.row + PeerField.txPackets] + packets;
-    cells[peer.row + PeerField.txBytes] = cells[peer.row + PeerField.txBytes] + payloadBytes;
-    const paths = peer.paths;
-    if (paths.duplicate >= 0) {
-      // delivery on the active path is in doubt: the replay window of the peer drops what arrives twice
-      const name = paths.nameOf(paths.duplicate);
-      this.#u8[name + NAME_ECN] = batch.ecn;
-      const copied = this.#udp.send(batch.base, bytes, batch.segmentBytes, name);
-      this.#stats.add(copied >= 0 ? Counter.duplicated : Counter.sendErrors, copied >= 0 ? packets : 1);
-    }
-    if (paths.sent(this.nowMs, packets, bytes)) this.#deps.rescheduled(peer);
-    peer.lastSentMs = this.nowMs;
-    peer.unansweredReceiveMs = -1;
-    if (peer.unansweredSendMs < 0) {
-      peer.unansweredSendMs = this.nowMs;
-      this.#deps.rescheduled(peer);
-    }
-  }
-
-  #reset(batch: Batch): void {
-    batch.count = 0;
-    batch.bytes = 0;
-    batch.payloadBytes = 0;
-    batch.segmentBytes = 0;
-    batch.ended = false;
-    batch.blocked = false;
-    batch.pausedUntilMs = 0;
-    batch.peer = undefined;
-  }
-
-  #unblock(batch: Batch, writable: boolean): void {
-    if (!batch.gso && this.nowMs >= batch.gsoRetryMs) batch.gso = true;
-    if (!batch.blocked) return;
-    if (batch.pausedUntilMs > 0 ? this.nowMs < batch.pausedUntilMs : !writable) return;
-    batch.blocked = false;
-    batch.pausedUntilMs = 0;
-    if (batch.count > 0) this.#send(batch);
-  }
-
-  #flushControl(): void {
-    while (this.#controlCount > 0) {
-      const slot = this.#controlHead;
-      const bytes = this.#controlBytes[slot];
-      const result = this.#sendOnce(
-        this.#controlBase + slot * CONTROL_SLOT_BYTES,
-        bytes,
-        bytes,
-        this.#controlName + slot * NAME_BYTES,
-      );
-      if (result === EAGAIN || result === ENOBUFS) return;
-      this.#stats.add(result >= 0 ? Counter.txInternal : Counter.sendErrors, 1);
-      this.#controlHead = (slot + 1) % CONTROL_SLOTS;
-      this.#controlCount--;
-    }
-  }
-
   #serveQueue(peer: PeerState, budget: number): number {
     const queues = this.#deps.queues;
     const queue = peer.queue;
@@ -744,7 +514,7 @@ export class Outbound {
     let served = 0;
     while (served < budget) {
       const name = peer.paths.activeName();
-      const batch = this.#u8[name + NAME_FAMILY] === 6 ? this.batch6 : this.batch4;
+      const batch = this.batchOf(name);
       if (batch.blocked) break;
       if (!queues.dequeue(queue, this.nowMs)) break;
       const bytes = queues.out.bytes;
@@ -755,7 +525,7 @@ export class Outbound {
         continue;
       }
       const ecn = this.#ecnOf(plain + INNER_HEADER_BYTES);
-      if (!this.#fits(batch, peer, bytes + DATA_OVERHEAD_BYTES, ecn) && !this.#send(batch)) break;
+      if (!this.#fits(batch, peer, bytes + DATA_OVERHEAD_BYTES, ecn) && !this.sender.send(batch)) break;
       this.#sealInto(batch, peer, epoch, name, plain, bytes, ecn);
       queues.release(queue);
       served++;

@@ -34,6 +34,12 @@ export interface UdpPort {
    * @returns bytes accepted or -errno
    */
   send(offset: number, bytes: number, segmentBytes: number, name: number): number;
+  /**
+   * Opens up to `count` extra IPv4 sockets on random ports; what they receive comes out of receive(4), with the socket's number as NAME_SOCKET, and
+   * send() uses the socket that the name block names. @param ids takes the numbers @returns how many were opened
+   */
+  openExtra(count: number, ids: number[]): number;
+  closeExtra(id: number): void;
   /** Kill switch `gro`: whether the kernel may join datagrams of one flow. */
   setGro(enabled: boolean): void;
   /** Send buffer of the family's socket in bytes. */

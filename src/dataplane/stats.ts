@@ -60,6 +60,25 @@ export const Counter = {
   duplicated: 36,
   /** Merged writes that the TUN refused as such: merging is off since then. */
   mergesRefused: 37,
+  /** Datagrams of this node that left inside another peer's session, and those that came in so. */
+  viaSent: 38,
+  viaReceived: 39,
+  /** Datagrams of others: taken to be handed on, handed to the kernel, and lost in between. forwardTaken = forwarded + forwardLost + in the open batch. */
+  forwardTaken: 40,
+  forwarded: 41,
+  forwardLost: 42,
+  forwardedBytes: 43,
+  /** Transit errors sent back, received, and not sent because of their rate. */
+  transitErrorsSent: 44,
+  transitErrorsReceived: 45,
+  transitErrorsLimited: 46,
+  /** Vias, forward entries and channels refused because of their bound or a label in use. */
+  transitRefused: 47,
+  /** Datagrams into and out of channels. */
+  channelSent: 48,
+  channelReceived: 49,
+  rawSent: 50,
+  stunReceived: 51,
 } as const;
 export const COUNTER_NAMES: readonly string[] = Object.keys(Counter);
 

@@ -12,15 +12,20 @@
  *   known      {t, f, o: 8-byte id prefixes (o left out: no end), n: (id prefix 8 ‖ clock u64 little-endian) …}: endpoint messages the sender has
  *   seek       {t, n: id prefix 8 …}: asks for endpoint messages
  *   join       {t, net, node, name, exact, inv: invite id 8, wall: ms, sig: by the invite key}
- *   answer     {t, ok, hash} or {t, ok, code, text, fix, d: {…}}
+ *   answer     {t, ok, hash} or {t, ok, code, text, fix, d: {…}}; both with inv: invite id of the request
+ *   joinVia    {t, key: static key 32, j: {a join's fields}}: a beacon to an admin; answerVia {t, key, a: {an answer's fields}} is its answer
  *   leave      {t, s: wire} and its confirmation {t, h: hash}
  *   bye        {t}
+ *   idle       {t, a: agreed}: this session is of no use to the sender; agreed: the answer, it ends
+ *   punch, sight, seen: punch/messages.ts; lookup, found, unlabel, near: routing/messages.ts
  * Source: docs/protocol.md, "Control messages".
  */
 import { type Cbor, type CborMap, asBytes, asListOf, asMap, asText, asUint, decodeCbor, encodeCbor } from "./cbor.ts";
 import { MAX_ENDPOINT_MESSAGE_BYTES } from "./endpoints.ts";
 import { INVITE_ID_BYTES } from "./invite.ts";
+import { ROUTING_READERS, type RoutingMessage, routingToCbor } from "./routing/messages.ts";
 import { HASH_BYTES, MAX_STATEMENT_BYTES, SIGNATURE_BYTES } from "./statement.ts";
+import { type PunchControl, punchToCbor, readPunch, readSeen, readSight } from "./punch/messages.ts";
 
 export const MAX_CONTROL_BYTES = 1200;
 export const FINGERPRINT_BYTES = 16;
@@ -60,7 +65,31 @@ export interface JoinRequest {
   readonly signature: Uint8Array;
 }
 
+/** Nobody sends user data in this session: may it end? */
+export interface IdleMessage {
+  readonly type: "idle";
+  readonly agreed: boolean;
+}
+
 export type JoinDetails = Readonly<Record<string, string | number>>;
+
+/** `inviteId` says which request it answers, so that a late answer to an earlier one is known as such. */
+export type JoinAnswer =
+  | {
+      readonly type: "answer";
+      readonly ok: true;
+      readonly admission: Uint8Array;
+      readonly inviteId?: Uint8Array | undefined;
+    }
+  | {
+      readonly type: "answer";
+      readonly ok: false;
+      readonly inviteId?: Uint8Array | undefined;
+      readonly code: string;
+      readonly text: string;
+      readonly remedy: string;
+      readonly details: JoinDetails;
+    };
 
 export type ControlMessage =
   | {
@@ -96,18 +125,15 @@ export type ControlMessage =
     }
   | { readonly type: "seek"; readonly idPrefixes: readonly Uint8Array[] }
   | JoinRequest
-  | { readonly type: "answer"; readonly ok: true; readonly admission: Uint8Array }
-  | {
-      readonly type: "answer";
-      readonly ok: false;
-      readonly code: string;
-      readonly text: string;
-      readonly remedy: string;
-      readonly details: JoinDetails;
-    }
+  | JoinAnswer
+  | { readonly type: "joinVia"; readonly staticKey: Uint8Array; readonly request: JoinRequest }
+  | { readonly type: "answerVia"; readonly staticKey: Uint8Array; readonly answer: JoinAnswer }
   | { readonly type: "leave"; readonly wire: Uint8Array }
   | { readonly type: "left"; readonly hash: Uint8Array }
-  | { readonly type: "bye" };
+  | { readonly type: "bye" }
+  | IdleMessage
+  | PunchControl
+  | RoutingMessage;
 
 /** Why bytes are no message: malformed, or of a type that this version does not know. */
 export const ControlFault = { MALFORMED: "malformed", UNKNOWN_TYPE: "unknown-type" } as const;
@@ -175,33 +201,48 @@ function toCbor(message: ControlMessage): CborMap {
     case "seek":
       return { t: "seek", n: Buffer.concat(message.idPrefixes) };
     case "join":
-      return {
-        t: "join",
-        net: message.networkId,
-        node: message.nodeId,
-        name: message.name,
-        exact: message.exactName,
-        inv: message.inviteId,
-        wall: message.wallMs,
-        sig: message.signature,
-      };
+      return { t: "join", ...joinFields(message) };
     case "answer":
-      if (message.ok) return { t: "answer", ok: true, hash: message.admission };
-      return {
-        t: "answer",
-        ok: false,
-        code: message.code,
-        text: message.text,
-        fix: message.remedy,
-        d: message.details,
-      };
+      return { t: "answer", ...answerFields(message) };
+    case "joinVia":
+      return { t: "joinVia", key: message.staticKey, j: joinFields(message.request) };
+    case "answerVia":
+      return { t: "answerVia", key: message.staticKey, a: answerFields(message.answer) };
     case "leave":
       return { t: "leave", s: message.wire };
     case "left":
       return { t: "left", h: message.hash };
     case "bye":
       return { t: "bye" };
+    case "idle":
+      return { t: "idle", a: message.agreed };
+    case "punch":
+    case "sight":
+    case "seen":
+      return punchToCbor(message);
+    case "lookup":
+    case "found":
+    case "unlabel":
+    case "near":
+      return routingToCbor(message);
   }
+}
+
+function joinFields(request: JoinRequest): CborMap {
+  return {
+    net: request.networkId,
+    node: request.nodeId,
+    name: request.name,
+    exact: request.exactName,
+    inv: request.inviteId,
+    wall: request.wallMs,
+    sig: request.signature,
+  };
+}
+
+function answerFields(answer: JoinAnswer): CborMap {
+  if (answer.ok) return { ok: true, hash: answer.admission, inv: answer.inviteId };
+  return { ok: false, inv: answer.inviteId, code: answer.code, text: answer.text, fix: answer.remedy, d: answer.details };
 }
 
 type Reader = (map: CborMap) => ControlMessage | undefined;
@@ -218,9 +259,16 @@ const READERS: ReadonlyMap<string, Reader> = new Map<string, Reader>([
   ["seek", readSeek],
   ["join", readJoin],
   ["answer", readAnswer],
+  ["joinVia", readJoinVia],
+  ["answerVia", readAnswerVia],
   ["leave", readLeave],
   ["left", readLeft],
   ["bye", (): ControlMessage => ({ type: "bye" })],
+  ["idle", (map): ControlMessage => ({ type: "idle", agreed: map["a"] === true })],
+  ["punch", readPunch],
+  ["sight", readSight],
+  ["seen", readSeen],
+  ...ROUTING_READERS,
 ]);
 
 function readHello(map: CborMap): ControlMessage | undefined {
@@ -323,7 +371,7 @@ function readSeek(map: CborMap): ControlMessage | undefined {
   return { type: "seek", idPrefixes };
 }
 
-function readJoin(map: CborMap): ControlMessage | undefined {
+function readJoin(map: CborMap): JoinRequest | undefined {
   const networkId = asBytes(map["net"], 32);
   const nodeId = asBytes(map["node"], 32);
   const name = asText(map["name"], 63);
@@ -335,10 +383,26 @@ function readJoin(map: CborMap): ControlMessage | undefined {
   return { type: "join", networkId, nodeId, name, exactName: map["exact"] === true, inviteId, wallMs, signature };
 }
 
-function readAnswer(map: CborMap): ControlMessage | undefined {
+function readJoinVia(map: CborMap): ControlMessage | undefined {
+  const staticKey = asBytes(map["key"], 32);
+  const inner = asMap(map["j"]);
+  const request = inner === undefined ? undefined : readJoin(inner);
+  return staticKey === undefined || request === undefined ? undefined : { type: "joinVia", staticKey, request };
+}
+
+function readAnswerVia(map: CborMap): ControlMessage | undefined {
+  const staticKey = asBytes(map["key"], 32);
+  const inner = asMap(map["a"]);
+  const answer = inner === undefined ? undefined : readAnswer(inner);
+  return staticKey === undefined || answer === undefined ? undefined : { type: "answerVia", staticKey, answer };
+}
+
+function readAnswer(map: CborMap): JoinAnswer | undefined {
+  const inviteId = asBytes(map["inv"], INVITE_ID_BYTES);
+  const which = inviteId === undefined ? {} : { inviteId };
   if (map["ok"] === true) {
     const admission = asBytes(map["hash"], HASH_BYTES);
-    return admission === undefined ? undefined : { type: "answer", ok: true, admission };
+    return admission === undefined ? undefined : { type: "answer", ok: true, admission, ...which };
   }
   const code = asText(map["code"], 64);
   const text = asText(map["text"], MAX_TEXT);
@@ -349,7 +413,7 @@ function readAnswer(map: CborMap): ControlMessage | undefined {
     if (key.length <= 32 && (typeof value === "number" || (typeof value === "string" && value.length <= MAX_TEXT)))
       details[key] = value;
   }
-  return { type: "answer", ok: false, code, text, remedy, details };
+  return { type: "answer", ok: false, code, text, remedy, details, ...which };
 }
 
 function readLeave(map: CborMap): ControlMessage | undefined {

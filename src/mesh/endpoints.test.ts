@@ -10,12 +10,15 @@ import {
   EndpointCache,
   type EndpointMessage,
   isUsableEndpoint,
+  MAX_ENDPOINT_MESSAGE_BYTES,
   MAX_ENDPOINTS,
   Offer,
   openEndpoints,
   signEndpoints,
 } from "./endpoints.ts";
-import { systemKeys } from "./keys.ts";
+import { encodeCbor } from "./cbor.ts";
+import { SignKind, systemKeys } from "./keys.ts";
+import { NO_OFFERS } from "./offers.ts";
 import { decodeControl, encodeControl } from "./control.ts";
 
 const random = new SeededRandom(1);
@@ -33,7 +36,15 @@ function at(text: string): Uint8Array {
 function message(node: number, hlc: number, expiresAtMs = DAY): EndpointMessage {
   const nodeId = new Uint8Array(32).fill(node & 255);
   nodeId[0] = node >>> 8;
-  return { nodeId, endpoints: [at(`10.0.0.1:${1 + (hlc % 60_000)}`)], hlc, expiresAtMs, wire: nodeId };
+  return {
+    nodeId,
+    endpoints: [at(`10.0.0.1:${1 + (hlc % 60_000)}`)],
+    urls: [],
+    offers: NO_OFFERS,
+    hlc,
+    expiresAtMs,
+    wire: nodeId,
+  };
 }
 
 test("a signed message opens in its network only, and not when a byte is changed", () => {
@@ -48,6 +59,41 @@ test("a signed message opens in its network only, and not when a byte is changed
   }
 });
 
+test("URLs travel with the endpoints: at most two, only ones that can be opened, and a message without any has the old bytes", () => {
+  const urls = ["wss://relay.example.org/weft", "ws://192.0.2.7:8080/"];
+  const wanted = ["https://example.org/", urls[0], urls[0], urls[1], "wss://third.example.org/"];
+  const signed = signEndpoints([at("1.2.3.4:5")], 7, DAY, networkId, identity, wanted);
+  assert.deepEqual(signed.urls, urls);
+  assert.deepEqual(openEndpoints(signed.wire, networkId, systemKeys), signed);
+  const plain = signEndpoints([at("1.2.3.4:5")], 7, DAY, networkId, identity);
+  assert.deepEqual(signEndpoints([at("1.2.3.4:5")], 7, DAY, networkId, identity, []).wire, plain.wire);
+  const fields = { node: identity.nodeId, endpoints: [at("1.2.3.4:5")], hlc: 7, expires: DAY };
+  assert.deepEqual(plain.wire.slice(64), encodeCbor(fields));
+  const longest = Array.from({ length: 8 }, (_, i) => at(`[2001:db8::${i + 1}]:65535`));
+  const long = ["a", "b"].map((letter) => `wss://relay.example.org/${letter.repeat(176)}`);
+  const largest = signEndpoints(longest, 2 ** 52, 2 ** 52, networkId, identity, long);
+  assert.deepEqual(largest.urls, long);
+  assert.ok(largest.wire.length <= MAX_ENDPOINT_MESSAGE_BYTES, `${largest.wire.length} bytes`);
+  const cache = new EndpointCache();
+  cache.offer(signed, 0);
+  assert.deepEqual(cache.urls(identity.nodeId), urls);
+  assert.deepEqual(cache.urls(new Uint8Array(32)), []);
+});
+
+test("a foreign message's URL that nobody may open is left out, and a list that is too long refuses the message", () => {
+  const sign = (urls: unknown): Uint8Array => {
+    const fields = { node: identity.nodeId, endpoints: [], urls: urls as string[], hlc: 1, expires: DAY };
+    const payload = encodeCbor(fields);
+    return concat(identity.sign(SignKind.ENDPOINTS, networkId, payload), payload);
+  };
+  const open = (urls: unknown): readonly string[] | undefined => openEndpoints(sign(urls), networkId, systemKeys)?.urls;
+  assert.deepEqual(open(["http://127.0.0.1/", "wss://host/"]), ["wss://host/"]);
+  assert.deepEqual(open(["wss://user@host/"]), []);
+  assert.equal(open(["wss://a/", "wss://b/", "wss://c/"]), undefined);
+  assert.equal(open([7]), undefined);
+  assert.equal(open("wss://a/"), undefined);
+});
+
 test("hostile bytes are refused without an exception", () => {
   const anything = { ...systemKeys, verify: () => true };
   fc.assert(
@@ -59,7 +105,7 @@ test("hostile bytes are refused without an exception", () => {
 });
 
 test("addresses that cannot be dialled are left out, doubles too, and at most eight are kept", () => {
-  for (const text of ["0.0.0.0:1", "224.0.0.1:1", "255.255.255.255:1", "[ff02::1]:1", "[::]:1"])
+  for (const text of ["0.0.0.0:1", "224.0.0.1:1", "255.255.255.255:1", "[ff02::1]:1", "[::]:1", "[100::201:0:7]:1"])
     assert.equal(isUsableEndpoint(at(text)), false, text);
   assert.equal(isUsableEndpoint(new Uint8Array(18)), false);
   const many = Array.from({ length: 12 }, (_, i) => at(`1.2.3.4:${1000 + i}`));

@@ -1,21 +1,35 @@
 /**
  * Where members may be reached: endpoint messages, signed by the node they speak of, and a bounded cache of them.
  *
- *   wire = signature 64 ‖ payload; payload = deterministic CBOR {node, endpoints: [18 bytes …], hlc, expires}
+ *   wire = signature 64 ‖ payload; payload = deterministic CBOR {node, endpoints: [18 bytes …], urls: [text …], hlc, expires}
  *   signature over "weft/1 endpoints" ‖ 0 ‖ network id ‖ payload
  *
  * Any member may hand on any message, because only the node itself can have signed it; the one with the higher clock counts. The cache also
- * remembers endpoints through which a node was really reached. Source: docs/protocol.md, "Discovery and candidates".
+ * remembers endpoints through which a node was really reached. `urls`, absent when there are none, say where a channel can be opened
+ * (base/channel-url.ts); prefixes and services that the node offers are in offers.ts. Source: docs/protocol.md, "Discovery and candidates".
  */
 import { createHash } from "node:crypto";
 import { compare, concat, equal, toHex } from "../base/bytes.ts";
-import { ENDPOINT_BYTES, isIPv4Mapped } from "../base/endpoint.ts";
-import { asBytes, asList, asListOf, asMap, asUint, decodeCanonicalCbor, decodeCbor, encodeCbor } from "./cbor.ts";
+import { MAX_CHANNEL_URL_CHARACTERS, parseChannelUrl } from "../base/channel-url.ts";
+import { ENDPOINT_BYTES, isIPv4Mapped, isVirtualAddress } from "../base/endpoint.ts";
+import {
+  asBytes,
+  asList,
+  asListOf,
+  asMap,
+  asText,
+  asUint,
+  decodeCanonicalCbor,
+  decodeCbor,
+  encodeCbor,
+} from "./cbor.ts";
 import { type MeshKeys, SignKind, type Signer } from "./keys.ts";
+import { boundOffers, NO_OFFERS, type Offers, offersToCbor, readOffers } from "./offers.ts";
 import { hlcFromWall, SIGNATURE_BYTES } from "./statement.ts";
 
 export const MAX_ENDPOINTS = 8;
-export const MAX_ENDPOINT_MESSAGE_BYTES = 512;
+export const MAX_URLS = 2;
+export const MAX_ENDPOINT_MESSAGE_BYTES = 1024;
 /** Endpoints through which a node was reached, kept per node. */
 const MAX_REACHED = 4;
 const KEEP_MS = 30 * 86_400_000;
@@ -25,29 +39,34 @@ export interface EndpointMessage {
   readonly nodeId: Uint8Array;
   /** 18 bytes each, best first */
   readonly endpoints: readonly Uint8Array[];
+  /** Where a channel to the node can be opened, best first. */
+  readonly urls: readonly string[];
+  readonly offers: Offers;
   readonly hlc: number;
   readonly expiresAtMs: number;
   readonly wire: Uint8Array;
 }
 
-/** An address that may be dialled: no unspecified, multicast or broadcast address, no port 0. */
+/** An address that may be dialled: no unspecified, multicast, broadcast or virtual (base/endpoint.ts) address, no port 0. */
 export function isUsableEndpoint(endpoint: Uint8Array): boolean {
   if (endpoint.length !== ENDPOINT_BYTES || (endpoint[16] === 0 && endpoint[17] === 0)) return false;
   if (isIPv4Mapped(endpoint)) {
     const first = endpoint[12];
     return first !== 0 && first < 224;
   }
-  if (endpoint[0] === 0xff) return false;
+  if (endpoint[0] === 0xff || isVirtualAddress(endpoint)) return false;
   return endpoint.subarray(0, 16).some((byte) => byte !== 0);
 }
 
-/** Endpoints that cannot be dialled, doubles, and those beyond MAX_ENDPOINTS are left out. */
+/** Endpoints and URLs that cannot be dialled, doubles, and those beyond MAX_ENDPOINTS and MAX_URLS are left out. */
 export function signEndpoints(
   endpoints: readonly Uint8Array[],
   hlc: number,
   expiresAtMs: number,
   networkId: Uint8Array,
   signer: Signer,
+  urls: readonly string[] = [],
+  offers: Offers = NO_OFFERS,
 ): EndpointMessage {
   const kept: Uint8Array[] = [];
   for (const endpoint of endpoints) {
@@ -55,9 +74,31 @@ export function signEndpoints(
     if (isUsableEndpoint(endpoint) && !kept.some((other) => equal(other, endpoint)))
       kept.push(new Uint8Array(endpoint));
   }
-  const payload = encodeCbor({ node: signer.nodeId, endpoints: kept, hlc, expires: expiresAtMs });
+  const keptUrls = [...new Set(urls)].filter((url) => parseChannelUrl(url) !== undefined).slice(0, MAX_URLS);
+  const encode = (given: Offers): Uint8Array =>
+    encodeCbor({
+      node: signer.nodeId,
+      endpoints: kept,
+      urls: keptUrls.length === 0 ? undefined : keptUrls,
+      ...offersToCbor(given),
+      hlc,
+      expires: expiresAtMs,
+    });
+  let keptOffers = boundOffers(offers);
+  let payload = encode(keptOffers);
+  // addresses come before what is offered: services go first, then prefixes
+  while (payload.length > MAX_ENDPOINT_MESSAGE_BYTES - SIGNATURE_BYTES) {
+    const { prefixes, services } = keptOffers;
+    if (prefixes.length + services.length === 0) break;
+    keptOffers =
+      services.length > 0
+        ? { prefixes, services: services.slice(0, -1) }
+        : { prefixes: prefixes.slice(0, -1), services };
+    payload = encode(keptOffers);
+  }
   const wire = concat(signer.sign(SignKind.ENDPOINTS, networkId, payload), payload);
-  return { nodeId: new Uint8Array(signer.nodeId), endpoints: kept, hlc, expiresAtMs, wire };
+  const nodeId = new Uint8Array(signer.nodeId);
+  return { nodeId, endpoints: kept, urls: keptUrls, offers: keptOffers, hlc, expiresAtMs, wire };
 }
 
 /** @param wire any bytes; copied @returns undefined when malformed or the signature is wrong */
@@ -76,11 +117,21 @@ export function parseEndpoints(wire: Uint8Array): EndpointMessage | undefined {
   const map = asMap(decodeCanonicalCbor(copy.subarray(SIGNATURE_BYTES), MAX_ENDPOINT_MESSAGE_BYTES));
   const nodeId = asBytes(map?.["node"], 32);
   const endpoints = asListOf(map?.["endpoints"], MAX_ENDPOINTS, (item) => asBytes(item, ENDPOINT_BYTES));
+  const urls = asListOf(map?.["urls"] ?? [], MAX_URLS, (item) => asText(item, MAX_CHANNEL_URL_CHARACTERS));
+  const offers = readOffers(map);
   const hlc = asUint(map?.["hlc"]);
   const expiresAtMs = asUint(map?.["expires"]);
-  if (nodeId === undefined || endpoints === undefined || hlc === undefined || expiresAtMs === undefined)
-    return undefined;
-  return { nodeId, endpoints: endpoints.filter(isUsableEndpoint), hlc, expiresAtMs, wire: copy };
+  if (nodeId === undefined || endpoints === undefined || urls === undefined || offers === undefined) return undefined;
+  if (hlc === undefined || expiresAtMs === undefined) return undefined;
+  return {
+    nodeId,
+    endpoints: endpoints.filter(isUsableEndpoint),
+    urls: urls.filter((url) => parseChannelUrl(url) !== undefined),
+    offers,
+    hlc,
+    expiresAtMs,
+    wire: copy,
+  };
 }
 
 interface Cached {
@@ -152,6 +203,11 @@ export class EndpointCache {
       if (out.length < MAX_ENDPOINTS && !out.some((other) => equal(other, endpoint))) out.push(endpoint);
     }
     return out;
+  }
+
+  /** Where the node says that a channel to it can be opened, expired or not: a URL lives longer than an address. */
+  urls(nodeId: Uint8Array): readonly string[] {
+    return this.#nodes.get(toHex(nodeId))?.message?.urls ?? [];
   }
 
   remove(nodeId: Uint8Array): void {

@@ -22,6 +22,10 @@ const FANOUT = 6;
 const NEWS_MS = 120_000;
 const PEERS_PER_ROUND = 16;
 const BULK_TICK_MS = 10;
+/** More statements than this go in a stream where there are streams. */
+const STREAM_STATEMENTS = 20;
+/** After a stream has failed. */
+const NO_STREAM_MS = 600_000;
 /** Smallest distance between two digests to one peer. */
 const DIGEST_GAP_MS = 50;
 /** How long the list of endpoint messages worth handing on is reused. */
@@ -40,6 +44,8 @@ export interface GossipDeps {
   /** True while somebody waits for the roster to be whole. */
   isUrgent(): boolean;
   send(link: Link, message: ControlMessage): void;
+  /** Sends them in a stream, in order, and reports with bulkDone(). @returns false: there are no streams to this peer */
+  sendBulk(link: Link, messages: readonly ControlMessage[]): boolean;
 }
 
 export class Gossip {
@@ -105,6 +111,7 @@ export class Gossip {
       case "ranges":
         if (message.lower === 0 && message.ranges.at(-1)?.upper === CLOCK_END) {
           link.remoteCount = message.ranges.reduce((total, range) => total + range.count, 0);
+          link.isRemoteCountKnown = true;
         }
         for (const answer of answerRanges(roster, message.lower, message.ranges)) this.#deps.send(link, answer);
         return;
@@ -130,7 +137,7 @@ export class Gossip {
         break;
       }
     }
-    this.#flush(now);
+    this.#flush(now, true);
   }
 
   /** @param from the link it came through; undefined: this node made it */
@@ -182,7 +189,9 @@ export class Gossip {
       this.#sendDigest(now, link, false);
       if (!link.isSynced) link.scheduleRetry(now.nowMs, this.#deps.isUrgent());
     }
-    if (now.nowMs >= this.#bulkDueMs) this.#flush(now);
+    if (now.nowMs < this.#bulkDueMs) return;
+    for (const link of this.#busy) this.#startBulk(now, link);
+    this.#flush(now);
   }
 
   #startRound(now: Now): void {
@@ -198,6 +207,7 @@ export class Gossip {
   #onDigest(now: Now, link: Link, roster: Roster, message: Extract<GossipMessage, { type: "digest" }>): void {
     this.#deps.counters.digestsReceived++;
     link.remoteCount = message.roster.count;
+    link.isRemoteCountKnown = true;
     link.hasSameRoster = sameFingerprint(message.roster, rosterDigest(roster));
     const hasSameEndpoints = sameFingerprint(message.endpoints, this.#endpointDigest(now));
     if (link.hasSameRoster) this.confirmedAtMs = now.nowMs;
@@ -263,10 +273,47 @@ export class Gossip {
     if (this.#bulkDueMs === Number.POSITIVE_INFINITY) this.#bulkDueMs = now.nowMs + BULK_TICK_MS;
   }
 
-  /** Sends what the rate of each link allows; the rest waits for the next tick. */
-  #flush(now: Now): void {
+  /** The stream of a sendBulk() has ended. @param wasTaken the peer has read all of it */
+  bulkDone(now: Now, staticHex: string, wasTaken: boolean): void {
+    const link = this.#links.get(staticHex);
+    if (link === undefined) return;
+    link.hasBulkUnderWay = false;
+    if (!wasTaken) link.noBulkUntilMs = now.nowMs + NO_STREAM_MS;
+    // what got lost is found by comparing
+    this.compareSoon(now, link);
+    this.#flush(now);
+  }
+
+  /** A peer that lacks much gets it in a stream, once the comparison under way has shown what. */
+  #wantsBulk(now: Now, link: Link): boolean {
+    if (link.hasBulkUnderWay || now.nowMs < link.noBulkUntilMs || link.statements.size === 0) return false;
+    if (link.statements.size > STREAM_STATEMENTS) return true;
+    const have = this.#deps.membership()?.roster.size ?? 0;
+    return !link.isSynced && link.isRemoteCountKnown && have - link.remoteCount > STREAM_STATEMENTS;
+  }
+
+  #startBulk(now: Now, link: Link): void {
+    const roster = this.#deps.membership()?.roster;
+    if (roster === undefined || !this.#wantsBulk(now, link)) return;
+    const wires: Uint8Array[] = [];
+    for (const key of link.statements) {
+      const wire = roster.get(Uint8Array.fromHex(key))?.wire;
+      if (wire !== undefined) wires.push(wire);
+    }
+    const messages = [...packWires(wires)].map((group): ControlMessage => ({ type: "statements", wires: group }));
+    if (!this.#deps.sendBulk(link, messages)) {
+      link.noBulkUntilMs = now.nowMs + NO_STREAM_MS;
+      return;
+    }
+    link.statements.clear();
+    link.hasBulkUnderWay = true;
+  }
+
+  /** Sends what the rate of each link allows; the rest waits for the next tick. @param mayWait for a stream, one tick */
+  #flush(now: Now, mayWait = false): void {
     const roster = this.#deps.membership()?.roster;
     for (const link of this.#busy) {
+      if (mayWait && this.#wantsBulk(now, link)) continue;
       while (link.hasQueued && link.maySend(now.nowMs)) this.#sendNext(link, roster);
       if (!link.hasQueued) this.#busy.delete(link);
     }

@@ -1,6 +1,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
+import { createHash } from "node:crypto";
+import { decodeBase32, encodeBase32 } from "../base/base32.ts";
+import { concat, utf8 } from "../base/bytes.ts";
 import { endpointToBytes } from "../base/endpoint.ts";
 import { formatIpv4Prefix, nextFreeIpv4, overlaps, parseIpv4Prefix, pickIpv4Prefix } from "./addresses.ts";
 import { checkToken, decodeToken, describeSeconds, encodeToken, type InviteToken, TOKEN_PREFIX } from "./invite.ts";
@@ -36,6 +39,57 @@ test("a token survives being written in capitals, with line breaks and blanks", 
       assert.deepEqual(decodeToken(folded), original);
     }),
   );
+});
+
+const urls = fc.array(
+  fc.domain().map((host) => `wss://${host}/weft`),
+  { maxLength: 2 },
+);
+
+test("URLs of admins travel in the token, first ones first, at most four and 400 bytes; without any the token is as before", () => {
+  fc.assert(
+    fc.property(token, fc.array(urls, { minLength: 4, maxLength: 4 }), (original, lists) => {
+      const admins = original.admins.map((admin, i) => ({ ...admin, urls: lists[i] }));
+      const decoded = decodeToken(encodeToken({ ...original, admins }));
+      const ranked = [0, 1].flatMap((rank) =>
+        admins.map((admin) => admin.urls[rank]).filter((url) => url !== undefined),
+      );
+      const kept = decoded.admins.flatMap((admin) => admin.urls ?? []);
+      if (ranked.length <= 4 && ranked.join("").length <= 400) assert.deepEqual(kept.toSorted(), ranked.toSorted());
+      assert.ok(kept.length <= 4 && kept.join("").length <= 400);
+      for (const [i, admin] of decoded.admins.entries()) {
+        assert.deepEqual(admin.endpoints, original.admins[i].endpoints);
+        assert.ok((admin.urls ?? []).every((url) => admins[i].urls.includes(url)));
+      }
+      const none = original.admins.map((admin) => ({ ...admin, urls: [] }));
+      assert.equal(encodeToken({ ...original, admins: none }), encodeToken(original));
+    }),
+  );
+});
+
+/** A token with these bytes behind the admins. */
+function extended(...extra: number[]): string {
+  const plain = encodeToken({ networkId: new Uint8Array(32), seed: new Uint8Array(32), expiresAtMs: 1, admins: [one] });
+  const bytes = decodeBase32(plain.slice(TOKEN_PREFIX.length)) ?? new Uint8Array();
+  const body = concat(bytes.subarray(0, -4), Uint8Array.from(extra));
+  const sum = createHash("sha256").update("weft invite token").update(body).digest().subarray(0, 4);
+  return TOKEN_PREFIX + encodeBase32(concat(body, sum));
+}
+const one = { nodeId: new Uint8Array(32).fill(9), endpoints: [] };
+
+test("an extension that this version does not know is skipped; a malformed one is damage", () => {
+  const url = [...utf8("wss://a/")];
+  assert.deepEqual(decodeToken(extended(200, 0, 3, 1, 2, 3)).admins, [one]);
+  assert.deepEqual(decodeToken(extended(200, 0, 0, 1, 0, 9, 0, ...url)).admins, [{ ...one, urls: ["wss://a/"] }]);
+  for (const extra of [
+    [1],
+    [200, 0, 3, 1, 2],
+    [1, 0, 0],
+    [1, 0, 9, 1, ...url],
+    [1, 0, 9, 0, ...utf8("http://a")],
+    Array.from({ length: 17 }, () => [200, 0, 0]).flat(),
+  ])
+    assert.throws(() => decodeToken(extended(...extra)), { code: "TOKEN_DAMAGED" }, extra.join(" "));
 });
 
 test("a token with one wrong, missing or doubled character is damaged, and says so", () => {

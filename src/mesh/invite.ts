@@ -3,14 +3,16 @@
  *
  *   token = "weft1-" ‖ base32(body ‖ checksum 4); checksum = first bytes of SHA-256("weft invite token" ‖ body)
  *   body  = network id 32 | invite seed 32 | expiry u48 (ms since 1970, big-endian) | admins u8, each: node id 32 | endpoints u8,
- *           each: family u8 (4 or 6) | address 4 or 16 | port u16 big-endian
+ *           each: family u8 (4 or 6) | address 4 or 16 | port u16 big-endian | extensions, each: type u8 | length u16 big-endian | value
  *
+ * An extension of an unknown type is skipped. Type 1 is a URL at which a channel to an admin can be opened: index of the admin u8 | text.
  * Whoever has the token can join: it is a secret. The invite id is the first 8 bytes of the public key.
  * Source: docs/protocol.md, "Join".
  */
 import { createHash } from "node:crypto";
 import { decodeBase32, encodeBase32 } from "../base/base32.ts";
 import { concat, equal, utf8 } from "../base/bytes.ts";
+import { parseChannelUrl } from "../base/channel-url.ts";
 import { ENDPOINT_BYTES, isIPv4Mapped } from "../base/endpoint.ts";
 import { WeftError } from "../base/errors.ts";
 
@@ -18,6 +20,11 @@ export const INVITE_ID_BYTES = 8;
 export const TOKEN_PREFIX = "weft1-";
 export const MAX_TOKEN_ADMINS = 4;
 export const MAX_TOKEN_ENDPOINTS = 4;
+/** URLs of all admins together; a token has to fit a QR code. */
+export const MAX_TOKEN_URLS = 4;
+const MAX_TOKEN_URL_BYTES = 400;
+const MAX_EXTENSIONS = 16;
+const URL_EXTENSION = 1;
 const SEED_BYTES = 32;
 const CHECKSUM_BYTES = 4;
 const MAX_TOKEN_CHARACTERS = 2048;
@@ -27,6 +34,8 @@ export interface TokenAdmin {
   readonly nodeId: Uint8Array;
   /** 18 bytes each, base/endpoint.ts */
   readonly endpoints: readonly Uint8Array[];
+  /** Where a channel to the node can be opened (base/channel-url.ts); absent when nowhere. */
+  readonly urls?: readonly string[];
 }
 
 export interface InviteToken {
@@ -47,7 +56,7 @@ export function joinProofBody(nodeId: Uint8Array, name: string): Uint8Array {
   return concat(nodeId, utf8(name));
 }
 
-/** Admins and endpoints beyond the limits are left out. */
+/** Admins, endpoints and URLs beyond the limits are left out. */
 export function encodeToken(token: InviteToken): string {
   const expiry = new Uint8Array(6);
   let rest = token.expiresAtMs;
@@ -61,7 +70,7 @@ export function encodeToken(token: InviteToken): string {
     const endpoints = admin.endpoints.slice(0, MAX_TOKEN_ENDPOINTS);
     parts.push(admin.nodeId, Uint8Array.of(endpoints.length), ...endpoints.map(encodeEndpoint));
   }
-  const body = concat(...parts);
+  const body = concat(...parts, ...encodeUrls(admins));
   return TOKEN_PREFIX + encodeBase32(concat(body, checksum(body)));
 }
 
@@ -139,6 +148,31 @@ function encodeEndpoint(endpoint: Uint8Array): Uint8Array {
   return concat(Uint8Array.of(6), endpoint.subarray(0, 16), port);
 }
 
+/** One URL of every admin before the second ones. */
+function encodeUrls(admins: readonly TokenAdmin[]): Uint8Array[] {
+  const out: Uint8Array[] = [];
+  let room = MAX_TOKEN_URL_BYTES;
+  const longest = Math.max(0, ...admins.map((admin) => admin.urls?.length ?? 0));
+  for (let rank = 0; rank < longest; rank++) {
+    for (const [index, admin] of admins.entries()) {
+      const text = utf8(admin.urls?.[rank] ?? "");
+      if (text.length === 0 || text.length > room || out.length === MAX_TOKEN_URLS) continue;
+      room -= text.length;
+      out.push(concat(Uint8Array.of(URL_EXTENSION, (1 + text.length) >>> 8, (1 + text.length) & 255, index), text));
+    }
+  }
+  return out;
+}
+
+/** Adds to `urls` (one list per admin) what an extension says. @returns false when it is malformed */
+function decodeUrl(value: Uint8Array, urls: readonly string[][]): boolean {
+  const list = urls[value[0] ?? -1];
+  const text = String.fromCharCode(...value.subarray(1));
+  if (list === undefined || parseChannelUrl(text) === undefined) return false;
+  if (urls.reduce((total, each) => total + each.length, 0) < MAX_TOKEN_URLS) list.push(text);
+  return true;
+}
+
 function decodeBody(body: Uint8Array): InviteToken | undefined {
   let at = 0;
   let short = false;
@@ -173,5 +207,18 @@ function decodeBody(body: Uint8Array): InviteToken | undefined {
     }
     admins.push({ nodeId, endpoints });
   }
-  return short || at !== body.length ? undefined : { networkId, seed, expiresAtMs, admins };
+  if (short) return undefined;
+  const urls: string[][] = admins.map(() => []);
+  for (let extensions = 0; at < body.length; extensions++) {
+    if (extensions === MAX_EXTENSIONS || at + 3 > body.length) return undefined;
+    const [type, high, low] = take(3);
+    const value = take(high * 256 + low);
+    if (at > body.length || (type === URL_EXTENSION && !decodeUrl(value, urls))) return undefined;
+  }
+  return {
+    networkId,
+    seed,
+    expiresAtMs,
+    admins: admins.map((admin, i) => (urls[i].length === 0 ? admin : { ...admin, urls: urls[i] })),
+  };
 }

@@ -3,12 +3,15 @@
  * again: an admin answers the same node under the same invite with the same admission.
  *
  *   dialing ──session with an admin──► asking ──accepted──► syncing ──own membership in the verified roster──► done
+ *      │                                ▲  │  an admin has to decide: asks on until the invite expires
+ *      │                                └──┘
  *      └────────────── time-out ──────────┴──── refused ──────┴──► failed, with a code, one line and a remedy
  *
+ * "Admin" here is every node that the token names; a beacon among them passes the request on to an admin and the answer back.
  * Source: docs/protocol.md, "Join".
  */
 import type { Now } from "../base/clock.ts";
-import { toHex } from "../base/bytes.ts";
+import { equal, toHex } from "../base/bytes.ts";
 import type { ControlMessage } from "./control.ts";
 import { inviteIdOf, joinProofBody, type InviteToken } from "./invite.ts";
 import { type MeshKeys, SignKind, type Signer } from "./keys.ts";
@@ -66,6 +69,10 @@ export class JoinAttempt {
   readonly #proof: Uint8Array;
   readonly #contacts = new Map<string, AdminContact>();
   #deadlineMs: number;
+  /** What was last said about waiting; a person reads every line once. */
+  #waitText = "";
+  /** An admin has to decide. */
+  #isPending = false;
 
   /** @param options.name a valid name */
   constructor(deps: JoinAttemptDeps, options: JoinOptions, timeoutMs: number, now: Now) {
@@ -139,7 +146,7 @@ export class JoinAttempt {
       } else if (this.phase !== "syncing" && contact.refusal === undefined) {
         contact.dueMs = now.nowMs + contact.waitMs;
         contact.waitMs = Math.min(MAX_ASK_MS, contact.waitMs * 1.5);
-        steps.push({ kind: "progress", text: "an admin is connected; waiting for its decision" });
+        if (!this.#isPending) steps.push(...this.#progress("an admin is connected; waiting for its decision"));
         steps.push({ kind: "send", nodeId, staticKey, message: this.#request(now) });
       }
     }
@@ -150,6 +157,8 @@ export class JoinAttempt {
   handleAnswer(now: Now, staticHex: string, answer: Extract<ControlMessage, { type: "answer" }>): JoinStep[] {
     const contact = this.#contacts.get(staticHex);
     if (contact === undefined || this.phase === "syncing") return [];
+    // a late answer to an earlier attempt with another token
+    if (answer.inviteId !== undefined && !equal(answer.inviteId, this.inviteId)) return [];
     if (answer.ok) {
       this.phase = "syncing";
       this.admission = answer.admission;
@@ -157,11 +166,26 @@ export class JoinAttempt {
       return [{ kind: "progress", text: "admitted; fetching the roster" }];
     }
     const { text, remedy, details } = answer;
+    if (answer.code === JoinCode.PENDING) {
+      this.#isPending = true;
+      // as long as somebody may still decide
+      const leftMs = Math.max(0, this.token.expiresAtMs - now.wallMs);
+      this.#deadlineMs = now.nowMs + Math.min(this.#timeoutMs, leftMs);
+      return this.#progress(`${text}; ${remedy}`);
+    }
+    // the beacon may reach an admin in a moment
+    if (answer.code === JoinCode.NO_ADMIN) return this.#progress(`${text}; ${remedy}`);
     contact.refusal = { ok: false, code: knownCode(answer.code), text, remedy, details };
     // another admin may know better what this one cannot decide
     const isFinal = answer.code !== JoinCode.NOT_ADMIN && answer.code !== JoinCode.UNKNOWN_INVITE;
     const allRefused = [...this.#contacts.values()].every((one) => one.refusal !== undefined);
     return isFinal || allRefused ? [{ kind: "failed", failure: contact.refusal }] : [];
+  }
+
+  #progress(text: string): JoinStep[] {
+    if (text === this.#waitText) return [];
+    this.#waitText = text;
+    return [{ kind: "progress", text }];
   }
 
   #request(now: Now): ControlMessage {
@@ -185,6 +209,13 @@ export class JoinAttempt {
         JoinCode.BAD_ROSTER,
         `admitted, but the roster did not come whole within ${seconds} s`,
         "try again with the same token",
+      );
+    }
+    if (this.#isPending) {
+      return failure(
+        JoinCode.NO_ADMIN,
+        "no admin has decided about the request while the invite was valid, or the admin is gone",
+        "ask an admin for another token, and to run `weft approve` while this node waits",
       );
     }
     if (this.phase === "asking") {

@@ -7,7 +7,9 @@ import { parseIpv4, nextFreeIpv4 } from "./addresses.ts";
 import type { JoinDetails, JoinRequest } from "./control.ts";
 import { describeSeconds, inviteIdOf, joinProofBody } from "./invite.ts";
 import { type MeshKeys, SignKind } from "./keys.ts";
-import { type InviteUse, isAncestor, suffixedName } from "./resolve.ts";
+import { suffixedName } from "./clashes.ts";
+import { isAncestor } from "./dag.ts";
+import type { InviteUse } from "./resolve.ts";
 import type { Roster } from "./roster.ts";
 import { type AdmitBody, isName } from "./statement.ts";
 import { InviteState, JoinCode, type Member } from "./types.ts";
@@ -21,6 +23,8 @@ export type JoinVerdict =
   /** Already a member: the same answer again, nothing to sign. */
   | { readonly verdict: "member"; readonly member: Member }
   | { readonly verdict: "admit"; readonly body: Omit<AdmitBody, "kind">; readonly inviteHash: Uint8Array }
+  /** Everything fits, but the invite asks for an admin's decision. */
+  | { readonly verdict: "wait"; readonly use: InviteUse }
   | {
       readonly verdict: "refuse";
       readonly code: JoinCode;
@@ -32,8 +36,14 @@ export type JoinVerdict =
 export interface JoinDeskDeps {
   readonly roster: Roster;
   readonly keys: MeshKeys;
-  /** True when this node's signature changes the roster now. */
-  readonly isAdmin: boolean;
+  /** True when this node may decide, or may pass the request on to one that does. */
+  readonly isDesk: boolean;
+}
+
+/** An admin's decision about a request that waited. */
+export interface Approval {
+  /** The name the admin gives; undefined: the one that was asked for. */
+  readonly name: string | undefined;
 }
 
 /** Best match for an invite id: a live one first, else the one that ended last. */
@@ -57,6 +67,7 @@ export function judgeJoin(
   request: JoinRequest,
   staticKey: Uint8Array,
   wallMs: number,
+  approval?: Approval,
 ): JoinVerdict {
   const { roster, keys } = deps;
   if (!equal(request.networkId, roster.networkId)) {
@@ -73,7 +84,7 @@ export function judgeJoin(
   const member = roster.member(request.nodeId);
   if (member !== undefined && wallMs < (member.expiresAtMs ?? Number.POSITIVE_INFINITY))
     return { verdict: "member", member };
-  if (!deps.isAdmin) {
+  if (!deps.isDesk) {
     return refuse(JoinCode.NOT_ADMIN, "the node that was asked is not an admin", "ask for a token that names an admin");
   }
   const use = findInvite(roster, request.inviteId, wallMs);
@@ -92,7 +103,10 @@ export function judgeJoin(
       "copy the whole token again",
     );
   }
-  return judgeInvite(roster, use, wallMs) ?? judgeNode(roster, use, request, wallMs) ?? admit(roster, use, request);
+  const refusal = judgeInvite(roster, use, wallMs) ?? judgeNode(roster, use, request, wallMs);
+  if (refusal !== undefined) return refusal;
+  if (use.body.approve === true && approval === undefined) return { verdict: "wait", use };
+  return admit(roster, use, { ...request, name: approval?.name ?? request.name }, wallMs);
 }
 
 function judgeInvite(roster: Roster, use: InviteUse, wallMs: number): JoinVerdict | undefined {
@@ -131,6 +145,17 @@ function judgeNode(roster: Roster, use: InviteUse, request: JoinRequest, wallMs:
   const removedAfterInvite = roster.state.removals
     .get(toHex(request.nodeId))
     ?.find((removal) => !equal(removal.statement.issuer, request.nodeId) && !isAncestor(removal, use.entry));
+  const wasMember = [...roster.statements()].some(
+    ({ body }) => body.kind === "admit" && equal(body.node, request.nodeId),
+  );
+  if (removedAfterInvite?.statement.body.kind === "revoke" && !wasMember) {
+    const { reason } = removedAfterInvite.statement.body;
+    return refuse(
+      JoinCode.DENIED,
+      `an admin has denied the request${reason === "" ? "" : `: ${reason}`}`,
+      "ask the admin; a new invite opens the door again",
+    );
+  }
   if (removedAfterInvite !== undefined) {
     return refuse(
       JoinCode.NODE_REVOKED,
@@ -149,7 +174,7 @@ function judgeNode(roster: Roster, use: InviteUse, request: JoinRequest, wallMs:
   return undefined;
 }
 
-function admit(roster: Roster, use: InviteUse, request: JoinRequest): JoinVerdict {
+function admit(roster: Roster, use: InviteUse, request: JoinRequest, wallMs: number): JoinVerdict {
   const names = new Set(otherMembers(roster, request.nodeId).map((member) => member.name));
   let name = request.name;
   if (names.has(name)) {
@@ -166,14 +191,14 @@ function admit(roster: Roster, use: InviteUse, request: JoinRequest): JoinVerdic
   }
   const ipv4 = nextIpv4(roster, request.nodeId);
   if (ipv4 === undefined) return full(roster);
-  const { roles, tags } = use.body;
+  const { roles, tags, lifeMs } = use.body;
   const body = {
     node: request.nodeId,
     name,
     ipv4,
     roles,
     tags,
-    expiresAtMs: undefined,
+    expiresAtMs: lifeMs === undefined ? undefined : Math.floor(wallMs + lifeMs),
     invite: use.entry.statement.hash,
   };
   return { verdict: "admit", body, inviteHash: use.entry.statement.hash };

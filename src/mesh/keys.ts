@@ -6,7 +6,13 @@ import { Identity, staticKeyOf, verifySignature } from "../crypto/identity.ts";
 import { formatNodeId } from "../crypto/node-id.ts";
 
 /** Purposes of mesh signatures; each is its own domain. */
-export const SignKind = { STATEMENT: "statement", ENDPOINTS: "endpoints", JOIN: "join" } as const;
+export const SignKind = {
+  STATEMENT: "statement",
+  ENDPOINTS: "endpoints",
+  JOIN: "join",
+  FOUND: "found",
+  NEAR: "near",
+} as const;
 export type SignKind = (typeof SignKind)[keyof typeof SignKind];
 
 export interface Signer {

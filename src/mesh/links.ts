@@ -55,12 +55,18 @@ export class Link {
   hello: PeerHello | undefined;
   /** Statements the peer said it has, from its latest digest or ranges. */
   remoteCount = 0;
+  /** It has said so. */
+  isRemoteCountKnown = false;
   /** The last comparison found no difference, in the roster alone and in everything. */
   hasSameRoster = false;
   isSynced = false;
   /** When to send a digest next, monotonic; Infinity: only in the periodic round. */
   digestDueMs: number;
   lastDigestMs: number = Number.NEGATIVE_INFINITY;
+  /** A stream with statements is under way; what comes meanwhile goes as datagrams. */
+  hasBulkUnderWay = false;
+  /** No streams to this peer before; datagrams work always. */
+  noBulkUntilMs: number = Number.NEGATIVE_INFINITY;
   /** Both by hash or node id in hex; insertion order is sending order. */
   readonly statements: Set<string> = new Set();
   readonly endpoints: Set<string> = new Set();

@@ -8,12 +8,13 @@ import { equal, toHex } from "../base/bytes.ts";
 import { WeftError } from "../base/errors.ts";
 import type { Random } from "../base/random.ts";
 import { type Ipv4Prefix, parseIpv4Prefix, pickIpv4Prefix } from "./addresses.ts";
-import type { CborMap } from "./cbor.ts";
+import { type CborMap, encodeCbor } from "./cbor.ts";
 import type { JoinRequest } from "./control.ts";
+import { areTags, badName, Governance, TAG_RULE } from "./governance.ts";
 import { inviteIdOf } from "./invite.ts";
-import { findInvite, judgeJoin, type JoinVerdict, REMEMBER_ENDED_MS } from "./join-desk.ts";
+import { type Approval, findInvite, judgeJoin, type JoinVerdict, REMEMBER_ENDED_MS } from "./join-desk.ts";
 import type { MeshKeys, Signer } from "./keys.ts";
-import type { InviteUse } from "./resolve.ts";
+import { type InviteUse, NO_POLICY } from "./resolve.ts";
 import { type AddResult, Roster, type RosterOptions } from "./roster.ts";
 import {
   admitBody,
@@ -24,19 +25,28 @@ import {
   isName,
   MAX_INVITE_USES,
   MAX_PARENTS,
-  MAX_TAGS,
   openStatement,
   type Refusal,
   revokeBody,
   signStatement,
   type Statement,
   statementHash,
+  wallFromHlc,
 } from "./statement.ts";
-import { type CreateInviteOptions, type CreateNetworkOptions, type InviteInfo, type Member, ROLES } from "./types.ts";
+import {
+  type ApprovedRoute,
+  type CreateInviteOptions,
+  type CreateNetworkOptions,
+  type InviteInfo,
+  type Member,
+  type NetworkPolicy,
+  ROLES,
+  type RosterInfo,
+} from "./types.ts";
 
 const MAX_PENDING = 2048;
-const MAX_TAG_BYTES = 256;
 const MAX_INVITE_MS = 365 * 86_400_000;
+const MAX_LIFE_MS = 10 * MAX_INVITE_MS;
 /** Shortest beginning of a node id that names a node. */
 const MIN_ID_PREFIX = 8;
 
@@ -68,6 +78,7 @@ export interface SignedInvite {
 
 export class Membership {
   readonly roster: Roster;
+  readonly governance: Governance;
   pendingEvicted = 0;
   readonly #identity: Signer;
   readonly #keys: MeshKeys;
@@ -75,12 +86,23 @@ export class Membership {
   readonly #pending = new Map<string, Statement>();
   #live: ReadonlyMap<string, Member> = new Map();
   #byStatic: ReadonlyMap<string, Member> = new Map();
+  #routes: readonly ApprovedRoute[] = [];
+  #policy: NetworkPolicy = NO_POLICY;
 
   constructor(deps: MembershipDeps, networkId: Uint8Array, options: RosterOptions) {
     this.#identity = deps.identity;
     this.#keys = deps.keys;
     this.#random = deps.random;
     this.roster = new Roster({ keys: deps.keys, networkId }, options);
+    this.governance = new Governance({
+      roster: this.roster,
+      nodeId: deps.identity.nodeId,
+      members: () => this.members(),
+      isAdmin: () => this.isAdmin,
+      requireAdmin: (what) => this.#requireAdmin(what),
+      foldHeads: (now) => this.#foldHeads(now),
+      sign: (now, kind, body, required) => this.#sign(now, kind, body, required),
+    });
   }
 
   /**
@@ -222,6 +244,43 @@ export class Membership {
     return added.length + changed.length + removed.length === 0 ? undefined : { added, removed, changed };
   }
 
+  /** Brings routes and policy up to date; call after refresh(). @returns which of them have changed */
+  refreshRules(): { readonly routes: boolean; readonly policy: boolean } {
+    if (this.roster.size === 0) return { routes: false, policy: false };
+    const { routes: all, policy } = this.roster.state;
+    const live = all.filter((route) => this.#live.has(toHex(route.nodeId)));
+    const before = this.#routes;
+    const isSame = live.length === before.length && live.every((route, i) => sameRoute(route, before[i]));
+    const changed = { routes: !isSame, policy: !samePolicy(policy, this.#policy) };
+    this.#routes = live;
+    this.#policy = policy;
+    return changed;
+  }
+
+  /** By prefix, then node id; of members that count now. */
+  get routes(): readonly ApprovedRoute[] {
+    return this.#routes;
+  }
+
+  get policy(): NetworkPolicy {
+    return this.#policy;
+  }
+
+  info(): RosterInfo {
+    const { roster } = this;
+    const { finals, proposals, aboveFinals, voids } = roster.state;
+    const last = finals.at(-1);
+    return {
+      statements: roster.size,
+      heads: roster.headCount,
+      fingerprint: roster.fingerprint(0, Number.MAX_SAFE_INTEGER).fingerprint,
+      finalAtMs: last === undefined ? undefined : wallFromHlc(last.statement.hlc),
+      unsettled: aboveFinals,
+      proposals: proposals.filter((proposal) => !proposal.isFinal).length,
+      voids: voids.size,
+    };
+  }
+
   /** Wall-clock time of the next membership to expire; Infinity: none. */
   nextExpiryMs(): number {
     let next = Number.POSITIVE_INFINITY;
@@ -250,18 +309,15 @@ export class Membership {
       throw badInvite(`its life is ${expiresMs} ms`, "1 second to 365 days");
     const unknown = roles.find((role) => !ROLES.includes(role));
     if (unknown !== undefined) throw badInvite(`its role is "${unknown}"`, ROLES.join(", "));
-    const badTag = tags.find((tag) => tag === "" || tag.length > 32);
-    const tagBytes = tags.reduce((total, tag) => total + Buffer.byteLength(tag), 0);
-    if (badTag !== undefined || tags.length > MAX_TAGS || tagBytes > MAX_TAG_BYTES) {
-      throw badInvite(
-        `it has ${tags.length} tags of ${tagBytes} bytes`,
-        `${MAX_TAGS} tags of 1–32 characters, ${MAX_TAG_BYTES} bytes together`,
-      );
-    }
+    if (!areTags(tags)) throw badInvite(`its ${tags.length} tags do not fit`, TAG_RULE);
+    const lifeMs = options.lifeMs === undefined ? undefined : Math.floor(options.lifeMs);
+    if (lifeMs !== undefined && !(lifeMs >= 1000 && lifeMs <= MAX_LIFE_MS))
+      throw badInvite(`memberships under it would last ${lifeMs} ms`, "1 second to 3,650 days");
     const seed = this.#random.bytes(32);
     const key = this.#keys.signerFromSeed(seed).nodeId;
     const expiresAtMs = Math.floor(now.wallMs + expiresMs);
-    const statement = this.#sign(now, "invite", inviteBody({ key, uses, expiresAtMs, roles, tags }), []);
+    const body = inviteBody({ key, uses, expiresAtMs, roles, tags, approve: options.approve === true, lifeMs });
+    const statement = this.#sign(now, "invite", body, []);
     return { statement, seed, inviteId: inviteIdOf(key), expiresAtMs, uses };
   }
 
@@ -270,11 +326,11 @@ export class Membership {
   }
 
   /**
-   * What the session layer asks about the invite id in a handshake of an unknown key. Only an admin's answer can be other than "unknown";
-   * "ended" invites are remembered 30 days, so that the joining node can be told why.
+   * What the session layer asks about the invite id in a handshake of an unknown key. Only an admin's or a beacon's answer can be other than
+   * "unknown"; "ended" invites are remembered 30 days, so that the joining node can be told why.
    */
   acceptsInvite(inviteId: Uint8Array, wallMs: number): "live" | "ended" | "unknown" {
-    if (!this.isAdmin) return "unknown";
+    if (!this.isDesk) return "unknown";
     const use = findInvite(this.roster, inviteId, wallMs);
     if (use === undefined) return "unknown";
     const { endedAtMs } = this.roster.inviteState(use, wallMs);
@@ -292,15 +348,19 @@ export class Membership {
     return this.#sign(now, "revoke", revokeBody({ node: undefined, invite, reason }), [invite]);
   }
 
-  /** Folds more heads than one statement can name first, so that nothing known stays concurrent. @throws WeftError NOT_ADMIN */
+  /** @param reason written into the roster @throws WeftError NOT_ADMIN */
   revoke(now: Now, member: Member, reason: string): Statement[] {
     this.#requireAdmin("revoke a node");
-    const out: Statement[] = [];
-    while (this.roster.headCount > MAX_PARENTS) out.push(this.#sign(now, "merge", {}, []));
-    out.push(
-      this.#sign(now, "revoke", revokeBody({ node: member.nodeId, invite: undefined, reason }), [member.admission]),
-    );
-    return out;
+    const out = this.#foldHeads(now);
+    const body = revokeBody({ node: member.nodeId, invite: undefined, reason });
+    return [...out, this.#sign(now, "revoke", body, [member.admission])];
+  }
+
+  /** Keeps a node out that is no member, as every admin will see. @throws WeftError NOT_ADMIN */
+  deny(now: Now, nodeId: Uint8Array, reason: string): Statement[] {
+    this.#requireAdmin("deny a request");
+    const out = this.#foldHeads(now);
+    return [...out, this.#sign(now, "revoke", revokeBody({ node: nodeId, invite: undefined, reason }), [])];
   }
 
   /** @throws WeftError NOT_MEMBER */
@@ -310,8 +370,15 @@ export class Membership {
     return this.#sign(now, "revoke", revokeBody({ node: self.nodeId, invite: undefined, reason: "" }), []);
   }
 
-  judgeJoin(request: JoinRequest, staticKey: Uint8Array, wallMs: number): JoinVerdict {
-    return judgeJoin({ roster: this.roster, keys: this.#keys, isAdmin: this.isAdmin }, request, staticKey, wallMs);
+  /** True when this node may hear requests to join: an admin decides them, a beacon passes them on to one. */
+  get isDesk(): boolean {
+    return this.isAdmin || this.self?.roles.includes("beacon") === true;
+  }
+
+  /** @param approval an admin's decision, for invites that ask for one */
+  judgeJoin(request: JoinRequest, staticKey: Uint8Array, wallMs: number, approval?: Approval): JoinVerdict {
+    const deps = { roster: this.roster, keys: this.#keys, isDesk: this.isDesk };
+    return judgeJoin(deps, request, staticKey, wallMs, approval);
   }
 
   admit(now: Now, verdict: Extract<JoinVerdict, { verdict: "admit" }>): Statement {
@@ -333,6 +400,13 @@ export class Membership {
     );
   }
 
+  /** Folds more heads than one statement can name, so that nothing known stays concurrent to what follows. */
+  #foldHeads(now: Now): Statement[] {
+    const out: Statement[] = [];
+    while (this.roster.headCount > MAX_PARENTS) out.push(this.#sign(now, "merge", {}, []));
+    return out;
+  }
+
   #requireAdmin(what: string): void {
     if (this.isAdmin) return;
     throw new WeftError("NOT_ADMIN", `only an admin can ${what}`, "do it on an admin: weft members shows who is one");
@@ -341,8 +415,10 @@ export class Membership {
   #describe(use: InviteUse, wallMs: number): InviteInfo {
     const { state, endedAtMs } = this.roster.inviteState(use, wallMs);
     const { key, uses, expiresAtMs, roles, tags } = use.body;
+    const approve = use.body.approve === true;
     const issuer = use.entry.statement.issuer;
-    return { inviteId: inviteIdOf(key), state, uses, used: use.used, expiresAtMs, endedAtMs, roles, tags, issuer };
+    const inviteId = inviteIdOf(key);
+    return { inviteId, state, uses, used: use.used, expiresAtMs, endedAtMs, roles, tags, approve, issuer };
   }
 
   #wait(statement: Statement): void {
@@ -385,12 +461,12 @@ function sameMember(a: Member, b: Member): boolean {
   );
 }
 
-function badName(what: string, name: string): WeftError {
-  return new WeftError(
-    "NAME_INVALID",
-    `"${name}" is no valid ${what} name`,
-    "use 1–63 of a–z, 0–9 and -, not beginning or ending with -",
-  );
+function samePolicy(a: NetworkPolicy, b: NetworkPolicy): boolean {
+  return a.version === b.version && a.stale === b.stale && equal(encodeCbor(a.rules), encodeCbor(b.rules));
+}
+
+function sameRoute(a: ApprovedRoute, b: ApprovedRoute | undefined): boolean {
+  return b !== undefined && a.prefix === b.prefix && equal(a.nodeId, b.nodeId) && a.approvedAtMs === b.approvedAtMs;
 }
 
 function badInvite(what: string, allowed: string): WeftError {

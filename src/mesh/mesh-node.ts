@@ -17,39 +17,59 @@ import type { Now } from "../base/clock.ts";
 import { equal, toHex } from "../base/bytes.ts";
 import { WeftError } from "../base/errors.ts";
 import { formatIpv4Prefix, type Ipv4Prefix } from "./addresses.ts";
-import { type ControlMessage, ControlFault, decodeControl, type JoinRequest } from "./control.ts";
+import type { CborMap } from "./cbor.ts";
+import { type ControlMessage, ControlFault, decodeControl, encodeControl } from "./control.ts";
+import { Ask, Freshness } from "./freshness.ts";
 import { Gossip } from "./gossip.ts";
 import { checkToken, decodeToken, encodeToken, MAX_TOKEN_ADMINS, type TokenAdmin } from "./invite.ts";
 import { failure, JoinAttempt, type JoinFailure, type JoinStep } from "./join-attempt.ts";
+import { JoinOffice } from "./join-office.ts";
 import { systemKeys } from "./keys.ts";
 import { Leaving } from "./leaving.ts";
 import type { Link } from "./links.ts";
 import { Membership, type MembershipDeps } from "./membership.ts";
 import { Dialler, neighboursOf } from "./neighbours.ts";
+import type { Offers } from "./offers.ts";
 import { Outbox } from "./outbox.ts";
+import type { PunchControl } from "./punch/messages.ts";
 import { Reachability } from "./reachability.ts";
+import type { RoutingMessage } from "./routing/messages.ts";
+import { NO_POLICY } from "./resolve.ts";
+import { formatRosterText } from "./roster-text.ts";
 import { isName, Refusal, type Statement, statementHash } from "./statement.ts";
 import {
+  type ApprovedRoute,
   type CreatedInvite,
   type CreateInviteOptions,
   type CreateNetworkOptions,
+  type ImportResult,
   type InviteInfo,
   JoinCode,
   type JoinOptions,
+  type JoinRequestInfo,
   type Member,
+  type MemberUpdate,
   type MeshCounters,
   type MeshDeps,
   type MeshOptions,
   type MeshOutput,
+  type NetworkPolicy,
   newMeshCounters,
   type PeerHello,
+  type RosterInfo,
+  type StaleRule,
+  UserDataState,
 } from "./types.ts";
 
 export type * from "./types.ts";
 
 /** Smallest distance between two looks at a growing roster for changes, except after a revocation. */
 const REFRESH_GAP_MS = 50;
-const COSTLY: ReadonlySet<string> = new Set(["digest", "ranges", "have", "known", "seek", "want", "join", "leave"]);
+const COSTLY: ReadonlySet<string> = new Set(["digest", "ranges", "have", "known", "seek", "want", "join", "joinVia", "leave", "lookup", "found", "near"]);
+/** Consent to a checkpoint follows soon; a proposal gives senior admins time to make theirs first. */
+const CONSENT_MS = 300;
+const PROPOSE_MS = 2000;
+const PROPOSE_STEP_MS = 3000;
 
 export class MeshNode {
   readonly counters: MeshCounters = newMeshCounters();
@@ -62,7 +82,16 @@ export class MeshNode {
   #membership: Membership | undefined;
   #join: JoinAttempt | undefined;
   #leaving: Leaving | undefined;
+  readonly #office: JoinOffice;
+  readonly #freshness: Freshness = new Freshness();
+  #userData: UserDataState = UserDataState.OPEN;
+  #checkpointDueMs: number = Number.POSITIVE_INFINITY;
   #isRemoved = false;
+  /** Round trips to members reached directly, by node id in hex; and who is a neighbour. Bound: members. */
+  readonly #rttMs = new Map<string, number>();
+  #neighbourHexes: ReadonlySet<string> = new Set();
+  /** undefined: members or distances have changed since. */
+  #neighbourList: readonly Member[] | undefined;
   #refreshDueMs: number = Number.POSITIVE_INFINITY;
   #lastRefreshMs: number = Number.NEGATIVE_INFINITY;
 
@@ -73,6 +102,7 @@ export class MeshNode {
       protocol: options.protocol ?? ([1, 1] as const),
       capabilities: options.capabilities ?? 0,
       digestIntervalMs: options.digestIntervalMs ?? 60_000,
+      bulkStreams: options.bulkStreams ?? false,
       joinTimeoutMs: options.joinTimeoutMs ?? 60_000,
       endpointLifeMs: options.endpointLifeMs ?? 86_400_000,
       maxMembers: options.maxMembers ?? 2048,
@@ -88,8 +118,21 @@ export class MeshNode {
       isTrusted: (hex: string) => this.#isTrusted(hex),
       isUrgent: () => this.#join !== undefined,
       send: (link: Link, message: ControlMessage) => this.#send(link.staticKey, message),
+      sendBulk: (link: Link, messages: readonly ControlMessage[]) => this.#sendBulk(link, messages),
     };
     this.#gossip = new Gossip(gossipDeps, this.#options.digestIntervalMs);
+    this.#office = new JoinOffice({
+      keys: this.#deps.keys,
+      counters: this.counters,
+      membership: () => (this.#join === undefined && !this.#isRemoved ? this.#membership : undefined),
+      link: (hex) => this.#gossip.link(hex),
+      links: () => this.#gossip.links(),
+      send: (staticKey, message) => this.#send(staticKey, message),
+      accepted: (now, statements) => this.#accepted(now, statements, undefined),
+      welcome: (now, link) => this.#welcome(now, link),
+      keepJoiner: (staticKey, forMs) => this.#outbox.push({ kind: "keepJoiner", staticKey, forMs }),
+      log: (level, text) => this.#outbox.log(level, text),
+    });
   }
 
   // What is
@@ -155,11 +198,43 @@ export class MeshNode {
 
   /** True for members to which a session is kept open even when idle. */
   isNeighbour(nodeId: Uint8Array): boolean {
-    return this.#neighbours().some((member) => equal(member.nodeId, nodeId));
+    this.#neighbours();
+    return this.#neighbourHexes.has(toHex(nodeId));
   }
 
   invites(now: Now): InviteInfo[] {
     return this.#membership?.invites(now.wallMs) ?? [];
+  }
+
+  /** Requests that wait for this admin's decision, oldest first. */
+  requests(now: Now): JoinRequestInfo[] {
+    return this.#office.list(now);
+  }
+
+  /** Prefixes that members may route, by prefix, then node id. */
+  approvedRoutes(): readonly ApprovedRoute[] {
+    return this.#join === undefined ? (this.#membership?.routes ?? []) : [];
+  }
+
+  policy(): NetworkPolicy {
+    return this.#join === undefined ? (this.#membership?.policy ?? NO_POLICY) : NO_POLICY;
+  }
+
+  /** Whether user data may flow: see freshness.ts. */
+  get userData(): UserDataState {
+    return this.#userData;
+  }
+
+  /** undefined outside a network. */
+  rosterInfo(): RosterInfo | undefined {
+    const membership = this.#membership;
+    return membership === undefined || membership.roster.size === 0 ? undefined : membership.info();
+  }
+
+  /** The whole roster as text (roster-text.ts). @throws WeftError NOT_MEMBER */
+  exportRoster(): string {
+    const { roster, networkId } = this.#requireInside();
+    return formatRosterText(networkId, [...roster.statements()].map((statement) => statement.wire));
   }
 
   /** For the session layer's provisional peers: see Membership.acceptsInvite. @param inviteId 8 bytes */
@@ -171,6 +246,18 @@ export class MeshNode {
   /** Underlay addresses at which the node may be reached, best first, 18 bytes each, at most 8; never overlay addresses. */
   candidates(nodeId: Uint8Array, wallMs: number): Uint8Array[] {
     return this.#reach.candidates(nodeId, wallMs);
+  }
+
+  /**
+   * Where a channel to the node can be opened, best first, at most 2. Only those of nodes that the network trusts to serve others count
+   * (admins, beacons, and while joining whom the token names): whoever names a URL makes other machines connect to it.
+   */
+  urls(nodeId: Uint8Array): readonly string[] {
+    if (this.#join === undefined) {
+      const roles = this.memberById(nodeId)?.roles ?? [];
+      if (!roles.includes("beacon") && !roles.includes("admin")) return [];
+    }
+    return this.#reach.urls(nodeId);
   }
 
   /** Milliseconds since the node's signed endpoints came; undefined: there are none. */
@@ -208,6 +295,8 @@ export class MeshNode {
     this.#membership = membership;
     this.#isRemoved = false;
     this.#refresh(now);
+    this.#freshness.start(now.nowMs, membership.members().length > 1);
+    this.#checkFreshness(now);
     if (membership.self === undefined) {
       this.#isRemoved = true;
       this.#outbox.push({ kind: "selfRemoved", ...membership.removalOf(this.#deps.identity.nodeId) });
@@ -221,7 +310,7 @@ export class MeshNode {
     const invite = membership.createInvite(now, options);
     this.#accepted(now, [invite.statement], undefined);
     const admins = this.#tokenAdmins(now);
-    if (admins[0]?.endpoints.length === 0)
+    if (admins[0]?.endpoints.length === 0 && admins[0].urls?.length === 0)
       this.#outbox.log("warn", "the token names no address of this node: give one with --endpoint");
     const { seed, inviteId, expiresAtMs, uses } = invite;
     return {
@@ -230,6 +319,72 @@ export class MeshNode {
       expiresAtMs,
       uses,
     };
+  }
+
+  /**
+   * Takes statements of this network from elsewhere, parents before children or not. @param networkId 32 bytes, whose they are said to be
+   * @throws WeftError NOT_MEMBER, ROSTER_FOREIGN
+   */
+  importStatements(now: Now, networkId: Uint8Array, wires: readonly Uint8Array[]): ImportResult {
+    const membership = this.#requireInside();
+    if (!equal(networkId, membership.networkId)) {
+      throw new WeftError(
+        "ROSTER_FOREIGN",
+        "these statements belong to another network",
+        "export the roster on a member of this one: weft roster export",
+      );
+    }
+    const added: Statement[] = [];
+    const refused = new Map<string, number>();
+    let known = 0;
+    let waiting = 0;
+    for (const wire of wires) {
+      const taken = membership.take(wire, now);
+      added.push(...taken.added);
+      if (taken.result.status === "known") known++;
+      if (taken.result.status === "missing") waiting++;
+      if (taken.result.status === "refused")
+        refused.set(taken.result.reason, (refused.get(taken.result.reason) ?? 0) + 1);
+    }
+    if (added.length > 0) this.#accepted(now, added, undefined);
+    return { added: added.length, known, waiting, refused };
+  }
+
+  /** @throws WeftError NOT_MEMBER, NOT_ADMIN, NODE_UNKNOWN, NODE_AMBIGUOUS, UPDATE_INVALID, LAST_ADMIN @returns the member as it is now */
+  updateMember(now: Now, node: string | Uint8Array, change: MemberUpdate): Member {
+    const membership = this.#requireInside();
+    const member = this.#memberNamed(membership, node);
+    this.#accepted(now, membership.governance.update(now, member, change), undefined);
+    return membership.byNode(member.nodeId) ?? member;
+  }
+
+  /** @param prefix see route-prefix.ts @throws WeftError NOT_MEMBER, NOT_ADMIN, NODE_UNKNOWN, NODE_AMBIGUOUS, ROUTE_INVALID, ROUTE_OVERLAY */
+  approveRoute(now: Now, node: string | Uint8Array, prefix: string, approved: boolean): Member {
+    const membership = this.#requireInside();
+    const member = this.#memberNamed(membership, node);
+    this.#accepted(now, [membership.governance.approveRoute(now, member, prefix, approved)], undefined);
+    return member;
+  }
+
+  /** What is left out stays. @throws WeftError NOT_MEMBER, NOT_ADMIN, POLICY_INVALID */
+  setPolicy(
+    now: Now,
+    change: { readonly stale?: StaleRule | undefined; readonly rules?: CborMap | undefined },
+  ): NetworkPolicy {
+    this.#accepted(now, this.#requireInside().governance.setPolicy(now, change), undefined);
+    return this.policy();
+  }
+
+  /** See JoinOffice.approve. */
+  approve(now: Now, query: string, name?: string): Member {
+    this.#requireInside();
+    return this.#office.approve(now, query, name);
+  }
+
+  /** See JoinOffice.deny. */
+  deny(now: Now, query: string, reason = ""): JoinRequestInfo {
+    this.#requireInside();
+    return this.#office.deny(now, query, reason);
   }
 
   /** @throws WeftError NOT_MEMBER, NOT_ADMIN, INVITE_UNKNOWN */
@@ -243,11 +398,7 @@ export class MeshNode {
    */
   revoke(now: Now, node: string | Uint8Array, reason = ""): Member {
     const membership = this.#requireInside();
-    const member = typeof node === "string" ? membership.find(node) : membership.byNode(node);
-    if (member === undefined) {
-      const shown = typeof node === "string" ? node : this.#deps.keys.formatNodeId(node);
-      throw new WeftError("NODE_UNKNOWN", `no member is called "${shown}"`, "weft members lists them");
-    }
+    const member = this.#memberNamed(membership, node);
     if (equal(member.nodeId, this.#deps.identity.nodeId)) {
       throw new WeftError("REVOKE_SELF", "a node cannot revoke itself", "to leave the network: weft leave");
     }
@@ -313,13 +464,14 @@ export class MeshNode {
     }
     this.#isRemoved = false;
     this.#membership = new Membership(this.#deps, token.networkId, this.#options);
+    this.#neighbourList = undefined;
     this.#join = new JoinAttempt(
       { keys: this.#deps.keys, nodeId: this.#deps.identity.nodeId, token },
       options,
       this.#options.joinTimeoutMs,
       now,
     );
-    for (const admin of token.admins) this.#reach.hint(admin.nodeId, admin.endpoints);
+    for (const admin of token.admins) this.#reach.hint(admin.nodeId, admin.endpoints, admin.urls);
     const count = token.admins.length;
     this.#outbox.push({
       kind: "joinProgress",
@@ -348,6 +500,11 @@ export class MeshNode {
     }
   }
 
+  /** Answers an output `bulk`. @param wasTaken the peer has read all of it */
+  bulkDone(now: Now, staticKey: Uint8Array, wasTaken: boolean): void {
+    this.#gossip.bulkDone(now, toHex(staticKey), wasTaken);
+  }
+
   /** That session is gone. */
   peerDown(now: Now, staticKey: Uint8Array): void {
     const hex = toHex(staticKey);
@@ -356,9 +513,44 @@ export class MeshNode {
     if (this.#membership?.byStaticHex(hex) !== undefined) this.#dialler.scheduleJittered(now, 1000);
   }
 
+  /** How far a member is that is reached directly; undefined: not known any more. It decides who is a neighbour. */
+  noteRtt(nodeId: Uint8Array, rttMs: number | undefined): void {
+    const hex = toHex(nodeId);
+    if (this.#rttMs.get(hex) === rttMs) return;
+    this.#neighbourList = undefined;
+    if (rttMs === undefined) this.#rttMs.delete(hex);
+    else if (this.memberById(nodeId) !== undefined) this.#rttMs.set(hex, rttMs);
+  }
+
+  /** Says something to a member that is connected; dropped silently when it is not. */
+  tell(nodeId: Uint8Array, message: ControlMessage): void {
+    const member = this.memberById(nodeId);
+    if (member !== undefined) this.#send(member.staticKey, message);
+  }
+
+  /** Where this node says that it can be reached, best first. */
+  get ownEndpoints(): readonly Uint8Array[] {
+    return this.#reach.own;
+  }
+
   /** @param endpoints 18 bytes each, best first: where others may reach this node; signs and hands on when they changed */
   setOwnEndpoints(now: Now, endpoints: readonly Uint8Array[]): void {
     if (this.#reach.setOwn(endpoints)) this.#signEndpoints(now);
+  }
+
+  /** @param urls where channels to this node can be opened (base/channel-url.ts), best first */
+  setOwnUrls(now: Now, urls: readonly string[]): void {
+    if (this.#reach.setOwnUrls(urls)) this.#signEndpoints(now);
+  }
+
+  /** Prefixes and services that this node offers; signed and handed on when they changed. */
+  setOwnOffers(now: Now, offers: Offers): void {
+    if (this.#reach.setOwnOffers(offers)) this.#signEndpoints(now);
+  }
+
+  /** What a node says it offers; nothing of it counts by itself. */
+  offers(nodeId: Uint8Array): Offers {
+    return this.#reach.offers(nodeId);
   }
 
   /** An authenticated packet of that node came from there. @param endpoint 18 bytes */
@@ -414,6 +606,8 @@ export class MeshNode {
       this.#reach.renewDueMs,
       this.#refreshDueMs,
       this.#dialler.dueMs,
+      this.#checkpointDueMs,
+      this.#join === undefined && !this.#isRemoved ? this.#freshness.nextTimeout() : Number.POSITIVE_INFINITY,
     );
   }
 
@@ -425,6 +619,8 @@ export class MeshNode {
     if (now.nowMs >= this.#reach.renewDueMs) this.#signEndpoints(now);
     if (now.nowMs >= this.#refreshDueMs) this.#refresh(now);
     if (now.nowMs >= this.#dialler.dueMs) this.#dialNeighbours(now);
+    if (now.nowMs >= this.#checkpointDueMs) this.#advanceCheckpoint(now);
+    if (now.nowMs >= this.#freshness.nextTimeout()) this.#checkFreshness(now);
     this.#gossip.handleTimeout(now);
   }
 
@@ -437,7 +633,7 @@ export class MeshNode {
   // Incoming messages
 
   #dispatch(now: Now, link: Link, message: ControlMessage): void {
-    if (message.type === "join") return this.#onJoin(now, link, message);
+    if (message.type === "join") return this.#office.handleJoin(now, link, message);
     if (message.type === "left") return this.#onLeft(message.hash);
     if (!this.#isTrusted(link.hex)) {
       this.counters.controlRefusedSender++;
@@ -453,14 +649,51 @@ export class MeshNode {
       case "answer":
         if (this.#join !== undefined) this.#followSteps(now, this.#join.handleAnswer(now, link.hex, message), link);
         return;
+      case "joinVia":
+        return this.#office.handleJoinVia(now, link, message);
+      case "answerVia": {
+        const admission = this.#office.handleAnswerVia(link, message);
+        if (admission !== undefined) this.#gossip.want(link, [admission]);
+        return;
+      }
       case "leave":
         return this.#onLeave(now, link, message.wire);
+      case "idle":
+        return this.#outbox.push({ kind: "idle", staticKey: link.staticKey, message });
+      case "punch":
+      case "sight":
+      case "seen":
+        return this.#onPunch(link, message);
+      case "lookup":
+      case "found":
+      case "unlabel":
+      case "near":
+        return this.#onRouting(link, message);
       case "bye":
         return this.#outbox.push({ kind: "peerStopping", staticKey: link.staticKey, nodeId: this.#nodeIdOf(link.hex) });
       default:
         this.#gossip.handle(now, link, message);
+        this.#noteConfirmed(now);
         if (this.#join !== undefined) this.#finishJoin(now);
     }
+  }
+
+  #onPunch(link: Link, message: PunchControl): void {
+    const nodeId = this.#join === undefined ? this.#membership?.byStaticHex(link.hex)?.nodeId : undefined;
+    if (nodeId === undefined) return;
+    if (message.type === "sight") return this.#outbox.push({ kind: "punch", nodeId, message });
+    const named = message.type === "punch" ? message.endpoints : [message.endpoint];
+    const endpoints = this.#reach.dialable(named);
+    if (message.type === "punch")
+      return this.#outbox.push({ kind: "punch", nodeId, message: { ...message, endpoints } });
+    if (endpoints.length === 1) this.#outbox.push({ kind: "punch", nodeId, message });
+  }
+
+  /** While joining, this node is nobody's way to anywhere. */
+  #onRouting(link: Link, message: RoutingMessage): void {
+    const nodeId = this.#join === undefined ? this.#membership?.byStaticHex(link.hex)?.nodeId : undefined;
+    if (nodeId === undefined) this.counters.controlRefusedSender++;
+    else this.#outbox.push({ kind: "routing", nodeId, message });
   }
 
   /** Confirmed before it takes effect, because then the session is dropped. */
@@ -535,51 +768,6 @@ export class MeshNode {
     }
   }
 
-  // Admin's side of a join
-
-  #onJoin(now: Now, link: Link, request: JoinRequest): void {
-    const membership = this.#membership;
-    if (membership === undefined || membership.roster.size === 0 || this.#join !== undefined || this.#isRemoved) return;
-    const verdict = membership.judgeJoin(request, link.staticKey, now.wallMs);
-    if (verdict.verdict === "refuse") {
-      this.counters.joinsRefused++;
-      const { code, text, remedy, details } = verdict;
-      this.#outbox.log("info", `a join is refused: ${text}`);
-      return this.#send(link.staticKey, { type: "answer", ok: false, code, text, remedy, details });
-    }
-    let member: Member | undefined;
-    if (verdict.verdict === "member") {
-      member = verdict.member;
-    } else {
-      let admitted: ReturnType<Membership["admit"]>;
-      try {
-        admitted = membership.admit(now, verdict);
-      } catch (error) {
-        // a roster that is full or whose clock ran ahead refuses our own statement: the joiner hears it, the node goes on
-        this.counters.joinsRefused++;
-        const text = `the roster takes no admission now: ${(error as Error).message}`;
-        this.#outbox.log("warn", text);
-        const remedy = "the admin should look at its log and clock, then try again";
-        return this.#send(link.staticKey, {
-          type: "answer",
-          ok: false,
-          code: JoinCode.REFUSED,
-          text,
-          remedy,
-          details: {},
-        });
-      }
-      this.#accepted(now, [admitted], undefined);
-      this.#refresh(now);
-      member = membership.byNode(request.nodeId);
-      this.counters.joinsAccepted++;
-    }
-    if (member === undefined) return;
-    this.#outbox.log("info", `"${member.name}" (${member.ipv4}) has joined`);
-    this.#send(link.staticKey, { type: "answer", ok: true, admission: member.admission });
-    this.#welcome(now, link);
-  }
-
   // Joiner's side
 
   #followSteps(now: Now, steps: readonly JoinStep[], answered?: Link): void {
@@ -616,6 +804,7 @@ export class MeshNode {
       return;
     }
     this.#join = undefined;
+    this.#freshness.confirmed(now.nowMs);
     this.#refresh(now);
     const { self } = this;
     if (self === undefined) {
@@ -631,6 +820,7 @@ export class MeshNode {
   #failJoin(result: JoinFailure): void {
     this.#join = undefined;
     this.#membership = undefined;
+    this.#neighbourList = undefined;
     for (const link of this.#gossip.links()) this.#gossip.down(link.hex);
     this.#outbox.push({ kind: "joinResult", result });
   }
@@ -642,7 +832,7 @@ export class MeshNode {
     let isUrgent = from === undefined;
     for (const statement of statements) {
       this.counters.statementsAccepted++;
-      if (statement.body.kind === "revoke") isUrgent = true;
+      if (statement.body.kind === "revoke" || statement.body.kind === "unadmin") isUrgent = true;
       if (this.#join !== undefined) continue;
       this.#persist(statement);
       this.#gossip.announceStatement(now, statement, from);
@@ -654,6 +844,7 @@ export class MeshNode {
   }
 
   #refresh(now: Now): void {
+    this.#neighbourList = undefined;
     this.#lastRefreshMs = now.nowMs;
     this.#refreshDueMs = Number.POSITIVE_INFINITY;
     const membership = this.#membership;
@@ -664,12 +855,15 @@ export class MeshNode {
     if (nextExpiryMs !== Number.POSITIVE_INFINITY) {
       this.#refreshDueMs = now.nowMs + Math.min(3_600_000, Math.max(1, nextExpiryMs - now.wallMs));
     }
+    this.#applyRules(now, membership);
+    this.#scheduleCheckpoint(now, membership);
     if (changes === undefined) return;
     this.#outbox.push({ kind: "rosterChanged", ...changes });
     for (const member of changes.removed) {
       const isSelf = equal(member.nodeId, this.#deps.identity.nodeId);
       const { reason, by } = membership.removalOf(member.nodeId);
       this.#reach.cache.remove(member.nodeId);
+      this.#rttMs.delete(toHex(member.nodeId));
       this.#gossip.endpointsChanged();
       if (isSelf) {
         this.#isRemoved = true;
@@ -678,6 +872,11 @@ export class MeshNode {
         this.#gossip.down(toHex(member.staticKey));
         this.#outbox.push({ kind: "dropPeer", staticKey: member.staticKey, nodeId: member.nodeId, reason });
       }
+    }
+    for (const member of changes.added) {
+      // a joiner whose request a beacon has passed on hears its first words when the admission arrives
+      const link = this.#gossip.link(toHex(member.staticKey));
+      if (link !== undefined && link.hello === undefined) this.#welcome(now, link);
     }
     for (const member of [...changes.added, ...changes.changed]) {
       if (member.name !== member.requestedName) {
@@ -688,6 +887,67 @@ export class MeshNode {
       }
     }
     this.#dialler.schedule(now.nowMs);
+  }
+
+  #applyRules(now: Now, membership: Membership): void {
+    const changed = membership.refreshRules();
+    if (changed.routes) this.#outbox.push({ kind: "routesChanged" });
+    if (!changed.policy) return;
+    this.#outbox.push({ kind: "policyChanged" });
+    this.#freshness.ruleChanged(now.nowMs, membership.policy.stale);
+    this.#checkFreshness(now);
+  }
+
+  #scheduleCheckpoint(now: Now, membership: Membership): void {
+    const step = membership.governance.checkpointStep();
+    if (step === undefined) {
+      this.#checkpointDueMs = Number.POSITIVE_INFINITY;
+      return;
+    }
+    const jitter = this.#deps.random.unit();
+    const waitMs =
+      step === "consent"
+        ? CONSENT_MS * (0.5 + jitter)
+        : PROPOSE_MS + PROPOSE_STEP_MS * (membership.governance.adminPlace + jitter / 2);
+    this.#checkpointDueMs = Math.min(this.#checkpointDueMs, now.nowMs + waitMs);
+  }
+
+  #advanceCheckpoint(now: Now): void {
+    this.#checkpointDueMs = Number.POSITIVE_INFINITY;
+    const membership = this.#membership;
+    if (membership === undefined || this.#join !== undefined || this.#isRemoved) return;
+    try {
+      const step = membership.governance.checkpointStep();
+      const statements = membership.governance.advanceCheckpoint(now);
+      if (step === "propose") this.counters.checkpointsProposed++;
+      if (step === "consent") this.counters.checkpointVotes++;
+      if (statements.length > 0) this.#accepted(now, statements, undefined);
+    } catch (error) {
+      // a full roster or a clock far ahead; the next change of the roster tries again
+      this.#outbox.log("warn", `no checkpoint: ${(error as Error).message}`);
+    }
+  }
+
+  #noteConfirmed(now: Now): void {
+    if (this.#gossip.confirmedAtMs !== now.nowMs || this.#join !== undefined) return;
+    this.#freshness.confirmed(now.nowMs);
+    this.#checkFreshness(now);
+  }
+
+  /** Asks members to compare rosters when that is due, and says when user data may flow or not. */
+  #checkFreshness(now: Now): void {
+    const hasOthers = this.members().length > 1;
+    const ask = this.#freshness.handleTimeout(now.nowMs, this.policy().stale, hasOthers);
+    this.counters.rosterHolds = this.#freshness.holds;
+    if (ask !== Ask.NONE) {
+      const links = [...this.#gossip.links()].filter((link) => this.#isTrusted(link.hex));
+      const first = links.length === 0 ? 0 : this.#deps.random.u32() % links.length;
+      const asked = ask === Ask.ALL ? links : links.slice(first, first + 1);
+      for (const link of asked) this.#gossip.compareSoon(now, link);
+    }
+    if (this.#freshness.state === this.#userData) return;
+    this.#userData = this.#freshness.state;
+    this.#outbox.push({ kind: "userData", state: this.#userData });
   }
 
   #handleLeaving(now: Now): void {
@@ -719,14 +979,19 @@ export class MeshNode {
   #dialNeighbours(now: Now): void {
     const neighbours = this.#isRemoved || this.self === undefined ? [] : this.#neighbours();
     const isConnected = (hex: string): boolean => this.#gossip.link(hex) !== undefined;
-    const isReachable = (member: Member): boolean => this.candidates(member.nodeId, now.wallMs).length > 0;
+    const isReachable = (member: Member): boolean =>
+      this.candidates(member.nodeId, now.wallMs).length > 0 || this.urls(member.nodeId).length > 0;
     for (const { nodeId, staticKey } of this.#dialler.due(now, neighbours, isConnected, isReachable)) {
       this.#outbox.push({ kind: "dial", nodeId, staticKey, inviteId: undefined });
     }
   }
 
-  #neighbours(): Member[] {
-    return neighboursOf(this.members(), this.#deps.identity.nodeId);
+  #neighbours(): readonly Member[] {
+    if (this.#neighbourList !== undefined) return this.#neighbourList;
+    const neighbours = neighboursOf(this.members(), this.#deps.identity.nodeId, this.#rttMs, this.#neighbourHexes);
+    this.#neighbourHexes = new Set(neighbours.map((member) => toHex(member.nodeId)));
+    this.#neighbourList = neighbours;
+    return neighbours;
   }
 
   #isTrusted(staticHex: string): boolean {
@@ -757,12 +1022,17 @@ export class MeshNode {
 
   #tokenAdmins(now: Now): TokenAdmin[] {
     const own = this.#deps.identity.nodeId;
-    const admins: TokenAdmin[] = [{ nodeId: own, endpoints: this.#reach.own }];
-    for (const member of this.members()) {
+    const admins: TokenAdmin[] = [{ nodeId: own, endpoints: this.#reach.own, urls: this.#reach.ownUrls }];
+    // a beacon passes requests on to an admin that cannot be reached otherwise
+    const desks = (["beacon", "admin"] as const).flatMap((role) =>
+      this.members().filter((member) => member.roles.includes(role)),
+    );
+    for (const member of new Set(desks)) {
       if (admins.length === MAX_TOKEN_ADMINS) break;
-      if (equal(member.nodeId, own) || !member.roles.includes("admin")) continue;
+      if (equal(member.nodeId, own)) continue;
       const endpoints = this.candidates(member.nodeId, now.wallMs);
-      if (endpoints.length > 0) admins.push({ nodeId: member.nodeId, endpoints });
+      const urls = this.urls(member.nodeId);
+      if (endpoints.length + urls.length > 0) admins.push({ nodeId: member.nodeId, endpoints, urls });
     }
     return admins;
   }
@@ -778,6 +1048,13 @@ export class MeshNode {
     );
   }
 
+  #memberNamed(membership: Membership, node: string | Uint8Array): Member {
+    const member = typeof node === "string" ? membership.find(node) : membership.byNode(node);
+    if (member !== undefined) return member;
+    const shown = typeof node === "string" ? node : this.#deps.keys.formatNodeId(node);
+    throw new WeftError("NODE_UNKNOWN", `no member is called "${shown}"`, "weft members lists them");
+  }
+
   #requireOutside(): void {
     if (this.#membership?.self === undefined && this.#join === undefined) return;
     throw new WeftError(
@@ -789,6 +1066,14 @@ export class MeshNode {
 
   #persist(statement: Statement): void {
     this.#outbox.push({ kind: "persistStatement", hash: statement.hash, bytes: statement.wire });
+  }
+
+  #sendBulk(link: Link, messages: readonly ControlMessage[]): boolean {
+    const nodeId = this.#nodeIdOf(link.hex);
+    if (!this.#options.bulkStreams || this.#isRemoved || nodeId === undefined) return false;
+    const bytes = messages.map((message) => encodeControl(message));
+    this.#outbox.push({ kind: "bulk", staticKey: link.staticKey, nodeId, messages: bytes });
+    return true;
   }
 
   #send(staticKey: Uint8Array, message: ControlMessage, evenIfRemoved = false): void {

@@ -12,7 +12,9 @@ import { type Ipv4Prefix, overlaps, readIpv4 } from "./addresses.ts";
 import {
   EndpointCache,
   type EndpointMessage,
+  isUsableEndpoint,
   MAX_ENDPOINTS,
+  MAX_URLS,
   nextEndpointHlc,
   Offer,
   openEndpoints,
@@ -20,6 +22,7 @@ import {
   signEndpoints,
 } from "./endpoints.ts";
 import type { MeshKeys, Signer } from "./keys.ts";
+import { boundOffers, NO_OFFERS, type Offers, sameOffers } from "./offers.ts";
 
 const MAX_HINTED_NODES = 4096;
 /** Own endpoints are signed again after this share of their life. */
@@ -52,8 +55,10 @@ export class Reachability {
   renewDueMs: number = Number.POSITIVE_INFINITY;
   readonly #deps: ReachabilityDeps;
   readonly #lifeMs: number;
-  readonly #hints = new Map<string, readonly Uint8Array[]>();
+  readonly #hints = new Map<string, { readonly endpoints: readonly Uint8Array[]; readonly urls: readonly string[] }>();
   #own: readonly Uint8Array[] | undefined;
+  #ownUrls: readonly string[] = [];
+  #ownOffers: Offers = NO_OFFERS;
 
   constructor(deps: ReachabilityDeps, lifeMs: number) {
     this.#deps = deps;
@@ -65,12 +70,36 @@ export class Reachability {
     return (this.#own ?? []).filter((endpoint) => !this.#isOverlay(endpoint));
   }
 
+  /** Where channels to this node can be opened, best first. */
+  get ownUrls(): readonly string[] {
+    return this.#ownUrls;
+  }
+
   /** @returns true when they differ from what was said before */
   setOwn(endpoints: readonly Uint8Array[]): boolean {
     const before = this.#own;
     const isSame = endpoints.length === before?.length && endpoints.every((one, i) => equal(one, before[i]));
     this.#own = endpoints.map((endpoint) => new Uint8Array(endpoint));
     return !isSame;
+  }
+
+  /** @returns true when they differ from what was said before */
+  setOwnUrls(urls: readonly string[]): boolean {
+    const before = this.#ownUrls;
+    this.#ownUrls = [...urls];
+    return urls.length !== before.length || urls.some((url, i) => url !== before[i]);
+  }
+
+  /** What this node offers. @returns true when that differs from before */
+  setOwnOffers(offers: Offers): boolean {
+    const before = this.#ownOffers;
+    this.#ownOffers = boundOffers(offers);
+    return !sameOffers(before, this.#ownOffers);
+  }
+
+  /** What the node says it offers. */
+  offers(nodeId: Uint8Array): Offers {
+    return this.cache.message(nodeId)?.offers ?? NO_OFFERS;
   }
 
   /** @returns the message to hand on; undefined outside a network, or before the owner has said where this node is */
@@ -81,7 +110,15 @@ export class Reachability {
     const { identity, random } = this.#deps;
     const hlc = nextEndpointHlc(this.cache.message(identity.nodeId)?.hlc ?? 0, now.wallMs);
     const expiresAtMs = Math.floor(now.wallMs + this.#lifeMs);
-    const message = signEndpoints(this.own, hlc, expiresAtMs, overlay.networkId, identity);
+    const message = signEndpoints(
+      this.own,
+      hlc,
+      expiresAtMs,
+      overlay.networkId,
+      identity,
+      this.#ownUrls,
+      this.#ownOffers,
+    );
     this.cache.offer(message, now.wallMs);
     this.renewDueMs = now.nowMs + this.#lifeMs * RENEW_AT * (0.9 + 0.2 * random.unit());
     return message;
@@ -100,23 +137,34 @@ export class Reachability {
   }
 
   noteReached(now: Now, nodeId: Uint8Array, endpoint: Uint8Array): void {
-    if (!this.#isOverlay(endpoint)) this.cache.noteReached(nodeId, endpoint, now.wallMs);
+    if (isUsableEndpoint(endpoint) && !this.#isOverlay(endpoint)) this.cache.noteReached(nodeId, endpoint, now.wallMs);
   }
 
   /** Replaces the node's hints. */
-  hint(nodeId: Uint8Array, endpoints: readonly Uint8Array[]): void {
+  hint(nodeId: Uint8Array, endpoints: readonly Uint8Array[], urls: readonly string[] = []): void {
     const hex = toHex(nodeId);
     this.#hints.delete(hex);
     if (this.#hints.size >= MAX_HINTED_NODES) this.#hints.delete(this.#hints.keys().next().value as string);
-    this.#hints.set(hex, endpoints.slice(0, MAX_ENDPOINTS));
+    this.#hints.set(hex, { endpoints: endpoints.slice(0, MAX_ENDPOINTS), urls: urls.slice(0, MAX_URLS) });
   }
 
   /** Best first, at most MAX_ENDPOINTS. */
   candidates(nodeId: Uint8Array, wallMs: number): Uint8Array[] {
     const out = this.cache.candidates(nodeId, wallMs);
-    const hints = this.#hints.get(toHex(nodeId)) ?? [];
+    const hints = this.#hints.get(toHex(nodeId))?.endpoints ?? [];
     for (const hint of hints) if (!out.some((other) => equal(other, hint))) out.push(hint);
     return out.filter((endpoint) => !this.#isOverlay(endpoint)).slice(0, MAX_ENDPOINTS);
+  }
+
+  /** What the node says itself, else what a token or the configuration says; best first, at most MAX_URLS. */
+  urls(nodeId: Uint8Array): readonly string[] {
+    const said = this.cache.urls(nodeId);
+    return said.length > 0 ? said : (this.#hints.get(toHex(nodeId))?.urls ?? []);
+  }
+
+  /** Of endpoints that another node named: those that may be sent to. */
+  dialable(endpoints: readonly Uint8Array[]): Uint8Array[] {
+    return endpoints.filter((endpoint) => isUsableEndpoint(endpoint) && !this.#isOverlay(endpoint));
   }
 
   /** @returns how many nodes were taken from an exported cache */

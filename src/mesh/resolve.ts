@@ -1,53 +1,46 @@
 /**
- * The state of a roster as a pure function of its statements: the same members, names and addresses in every order of arrival.
+ * The state of a roster as a pure function of its statements: the same members, names, addresses, routes and rules in every order of
+ * arrival.
  *
  * Stages, each over the whole set in (hlc, hash) order:
- *  1. removals, in the order of their issuers' admission (DAG depth, then hash): a removal whose issuer was already removed by one that
- *     is concurrent to it is void; every statement of a removed node that is concurrent to the removal is void;
- *  2. invites: ended by a removal of the invite or of its issuer, for all admissions that are not ancestors of that removal;
- *  3. admissions: void without a live invite or above its uses (distinct nodes, in order); a node is a member while one admission
+ *  1. checkpoints that are final, and with them the rank of every statement (finality.ts); lower ranks come first in all that follows;
+ *  2. removals, and what of the removed nodes' statements is void (removals.ts);
+ *  3. invites: ended by a removal of the invite or of its issuer, for all admissions that are not ancestors of that removal;
+ *  4. admissions: void without a live invite or above its uses (distinct nodes, in order); a node is a member while one admission
  *     descends from every removal of it, and the latest such admission counts;
- *  4. clashes, in order of admission: key and IPv6 address (the later one is no member), name (suffix), IPv4 (next free address).
+ *  5. what was said about members since their admission: updates (the latest per field), admin rights (held while one grant descends from
+ *     every removal of the right), routes (the latest per node and prefix); the policy with the highest version;
+ *  6. clashes (clashes.ts).
  *
  * That a statement's issuer had authority is judged on its ancestors when it enters the roster (roster.ts), not here.
  * Source: docs/protocol.md, "Roster".
  */
-import { compare, toHex } from "../base/bytes.ts";
+import { toHex } from "../base/bytes.ts";
 import { formatAddress } from "../base/endpoint.ts";
-import { type Ipv4Prefix, firstHost, formatIpv4, lastHost, nextFreeIpv4 } from "./addresses.ts";
-import type { AdmitBody, GenesisBody, InviteBody, RevokeBody, Statement } from "./statement.ts";
-import { wallFromHlc } from "./statement.ts";
-import type { Member, Role } from "./types.ts";
-
-/** A statement in its place in the DAG. */
-export interface Entry {
-  readonly statement: Statement;
-  /** Place of arrival; above that of every parent. Says nothing else and decides nothing. */
-  readonly index: number;
-  readonly parents: readonly Entry[];
-  /** Longest way to the genesis. */
-  readonly depth: number;
-  /** True when this or an ancestor may have changed who is an admin, compared with the genesis. */
-  touchesAdmins: boolean;
-  /** Set of the indices of all ancestors, one bit each; made on demand. */
-  ancestors: Uint32Array | undefined;
-  /** Admins after this statement, by node id; made on demand. */
-  adminsAfter: Admins | undefined;
-}
-
-/** Node id in hex → wall-clock end of its membership (Infinity: none). */
-export type Admins = ReadonlyMap<string, number>;
+import { networkPrefix } from "../crypto/node-id.ts";
+import { firstHost, formatIpv4, ipv4Bytes } from "./addresses.ts";
+import { type Claim, type Derived, settleIpv4, settleKeys, settleNames } from "./clashes.ts";
+import { type Admins, append, type CheckpointView, type Entry, isAncestor, seniorityOf } from "./dag.ts";
+import { type Finality, type Proposal, resolveFinality } from "./finality.ts";
+import { type Removals, resolveRemovals } from "./removals.ts";
+import {
+  compareRoutePrefixes,
+  containsPrefix,
+  formatRoutePrefix,
+  routePrefix,
+  type RoutePrefix,
+} from "./route-prefix.ts";
+import { compareStatements, wallFromHlc } from "./statement.ts";
+import type { AdmitBody, GenesisBody, InviteBody, RouteBody, Statement, UpdateBody } from "./statement.ts";
+import type { ApprovedRoute, Member, NetworkPolicy } from "./types.ts";
 
 export interface ResolveContext {
   readonly networkId: Uint8Array;
   readonly maxMembers: number;
   /** Static key and overlay address of a node id; the roster remembers them. */
   derive(nodeId: Uint8Array): Derived;
-}
-
-export interface Derived {
-  readonly staticKey: Uint8Array;
-  readonly ipv6: Uint8Array;
+  /** State of the ancestors of a proposal to make a checkpoint. */
+  viewOf(proposal: Entry): CheckpointView;
 }
 
 /** What became of one invite. */
@@ -71,36 +64,23 @@ export interface Resolution {
   readonly invites: readonly InviteUse[];
   /** Effective removals by removed node, in order; a node in here may be a member again. */
   readonly removals: ReadonlyMap<string, readonly Entry[]>;
+  /** Of members, by prefix, then node id. */
+  readonly routes: readonly ApprovedRoute[];
+  readonly policy: NetworkPolicy;
+  readonly proposals: readonly Proposal[];
+  /** Final checkpoints in order. */
+  readonly finals: readonly Entry[];
+  /** Statements with effect on who is an admin that no final checkpoint has below it, in (hlc, hash) order. */
+  readonly unsettled: readonly Entry[];
+  /** Statements of any kind that no final checkpoint has below it. */
+  readonly aboveFinals: number;
+  /** Whose signatures a checkpoint on top of this state is counted by, node ids in hex. */
+  readonly electorate: ReadonlySet<string>;
   /** Hash in hex → why it has no effect. */
   readonly voids: ReadonlyMap<string, string>;
 }
 
-export function isAncestor(a: Entry, of: Entry): boolean {
-  if (a.index >= of.index) return false;
-  const bits = ancestorsOf(of);
-  return ((bits[a.index >>> 5] >>> (a.index & 31)) & 1) === 1;
-}
-
-function ancestorsOf(entry: Entry): Uint32Array {
-  if (entry.ancestors !== undefined) return entry.ancestors;
-  const bits = new Uint32Array((entry.index >>> 5) + 1);
-  const open: Entry[] = [entry];
-  for (let current = open.pop(); current !== undefined; current = open.pop()) {
-    for (const parent of current.parents) {
-      const word = parent.index >>> 5;
-      const bit = 1 << (parent.index & 31);
-      if ((bits[word] & bit) !== 0) continue;
-      bits[word] = bits[word] | bit;
-      open.push(parent);
-    }
-  }
-  entry.ancestors = bits;
-  return bits;
-}
-
-function concurrent(a: Entry, b: Entry): boolean {
-  return a !== b && !isAncestor(a, b) && !isAncestor(b, a);
-}
+export const NO_POLICY: NetworkPolicy = { version: 0, stale: "allow", rules: {} };
 
 /** @param entries a set closed under parents, in (hlc, hash) order; the first is the genesis */
 export function resolve(entries: readonly Entry[], context: ResolveContext): Resolution {
@@ -108,16 +88,13 @@ export function resolve(entries: readonly Entry[], context: ResolveContext): Res
   const genesis = first.statement.body as GenesisBody;
   const voids = new Map<string, string>();
   const admissions = admissionsByNode(entries);
-  const removals = resolveRemovals(entries, admissions, voids);
-  for (const entry of entries) {
-    if (entry.statement.body.kind === "revoke") continue;
-    const by = removals.get(entry.statement.issuerHex);
-    if (by?.some((removal) => concurrent(removal, entry)) === true)
-      voids.set(entry.statement.hashHex, "its issuer was removed");
-  }
-  const invites = resolveInvites(entries, removals, voids);
-  const chosen = chooseAdmissions(admissions, removals, voids);
-  const members = settleClashes(chosen, genesis, context, voids);
+  const seniority = seniorityOf(admissions);
+  const finality = resolveFinality(entries, seniority, (proposal) => context.viewOf(proposal));
+  const removals = resolveRemovals(entries, admissions, seniority, finality, voids);
+  const invites = resolveInvites(entries, removals, finality, voids);
+  const chosen = chooseAdmissions(admissions, removals, finality, voids);
+  const said = statementsAbout(entries, voids);
+  const members = settle(chosen, said, removals, finality, genesis, context, voids);
   const byNode = new Map<string, Member>();
   const admins = new Map<string, number>();
   for (const member of members) {
@@ -125,7 +102,23 @@ export function resolve(entries: readonly Entry[], context: ResolveContext): Res
     byNode.set(hex, member);
     if (member.roles.includes("admin")) admins.set(hex, member.expiresAtMs ?? Number.POSITIVE_INFINITY);
   }
-  return { genesis, members, byNode, admins, invites, removals, voids };
+  const last = finality.finals.at(-1);
+  return {
+    genesis,
+    members,
+    byNode,
+    admins,
+    invites,
+    removals: removals.memberships,
+    routes: approvedRoutes(said.routes, chosen, byNode, genesis, context.networkId),
+    policy: policyOf(entries, voids),
+    proposals: finality.proposals,
+    finals: finality.finals,
+    unsettled: unsettledOf(entries, finality, voids),
+    aboveFinals: entries.reduce((count, entry) => count + (finality.rank(entry) === finality.finals.length ? 1 : 0), 0),
+    electorate: new Set(last === undefined ? [first.statement.issuerHex] : context.viewOf(last).admins.keys()),
+    voids,
+  };
 }
 
 /** The genesis admits the founder. Lists are in order. */
@@ -140,44 +133,28 @@ function admissionsByNode(entries: readonly Entry[]): Map<string, Entry[]> {
   return out;
 }
 
-function resolveRemovals(
-  entries: readonly Entry[],
-  admissions: ReadonlyMap<string, readonly Entry[]>,
-  voids: Map<string, string>,
-): Map<string, Entry[]> {
-  const revokes = entries.filter((entry) => entry.statement.body.kind === "revoke");
-  const seniority = new Map<string, Entry>();
-  for (const revoke of revokes) {
-    const issuer = revoke.statement.issuerHex;
-    if (seniority.has(issuer)) continue;
-    const senior = (admissions.get(issuer) ?? [revoke]).toSorted(compareSeniority)[0];
-    seniority.set(issuer, senior);
-  }
-  // entries are in (hlc, hash) order and the sort is stable, so revokes of one issuer stay in that order
-  revokes.sort((a, b) =>
-    compareSeniority(seniority.get(a.statement.issuerHex) as Entry, seniority.get(b.statement.issuerHex) as Entry),
-  );
-  const removals = new Map<string, Entry[]>();
-  for (const revoke of revokes) {
-    const against = removals.get(revoke.statement.issuerHex);
-    if (against?.some((removal) => concurrent(removal, revoke)) === true) {
-      voids.set(revoke.statement.hashHex, "its issuer was removed");
-      continue;
-    }
-    const target = (revoke.statement.body as RevokeBody).node;
-    if (target !== undefined) append(removals, toHex(target), revoke);
-  }
-  return removals;
+function unsettledOf(entries: readonly Entry[], finality: Finality, voids: ReadonlyMap<string, string>): Entry[] {
+  const everAdmins = new Set<string>([entries[0].statement.issuerHex]);
+  return entries.filter((entry) => {
+    const { body, hashHex } = entry.statement;
+    const isGrant = body.kind === "admin" || (body.kind === "admit" && body.roles.includes("admin"));
+    if (isGrant) everAdmins.add(toHex(body.node));
+    const isLoss = body.kind === "unadmin" || (body.kind === "revoke" && body.node !== undefined);
+    if (!isGrant && !(isLoss && everAdmins.has(toHex(body.node as Uint8Array)))) return false;
+    return finality.rank(entry) === finality.finals.length && !voids.has(hashHex);
+  });
 }
 
-function compareSeniority(a: Entry, b: Entry): number {
-  return a.depth - b.depth || compare(a.statement.hash, b.statement.hash);
+/** Order in which claims count: what is below an earlier checkpoint first, then (hlc, hash). */
+function inRank(finality: Finality): (a: Entry, b: Entry) => number {
+  return (a, b) => finality.rank(a) - finality.rank(b) || compareStatements(a.statement, b.statement);
 }
 
 /** Ends invites and voids admissions that rest on none, on an ended one, or on one with no uses left. */
 function resolveInvites(
   entries: readonly Entry[],
-  removals: ReadonlyMap<string, readonly Entry[]>,
+  removals: Removals,
+  finality: Finality,
   voids: Map<string, string>,
 ): InviteUse[] {
   const ends = new Map<string, Entry[]>();
@@ -192,14 +169,16 @@ function resolveInvites(
   for (const entry of entries) {
     const { body, hashHex, issuerHex } = entry.statement;
     if (body.kind !== "invite") continue;
-    const issuerRemovals = (removals.get(issuerHex) ?? []).filter((removal) => !isAncestor(removal, entry));
-    const endedBy = [...(ends.get(hashHex) ?? []), ...issuerRemovals];
+    const ofIssuer = [...(removals.memberships.get(issuerHex) ?? []), ...(removals.roles.get(issuerHex) ?? [])];
+    const endedBy = [...(ends.get(hashHex) ?? []), ...ofIssuer.filter((removal) => !isAncestor(removal, entry))];
     const isVoid = voids.has(hashHex);
+    const isEnded = (admit: Entry): boolean =>
+      endedBy.some((end) => !isAncestor(admit, end) && finality.rank(end) <= finality.rank(admit));
     const nodes = new Set<string>();
     let usedUpHlc: number | undefined;
-    for (const admit of admits.get(hashHex) ?? []) {
+    for (const admit of (admits.get(hashHex) ?? []).toSorted(inRank(finality))) {
       const node = toHex((admit.statement.body as AdmitBody).node);
-      if (isVoid || endedBy.some((end) => !isAncestor(admit, end))) {
+      if (isVoid || isEnded(admit)) {
         voids.set(admit.statement.hashHex, "its invite was revoked");
       } else if (!nodes.has(node) && nodes.size >= body.uses) {
         voids.set(admit.statement.hashHex, "its invite was used up");
@@ -215,15 +194,16 @@ function resolveInvites(
   return out;
 }
 
-/** At most one admission a node, in (hlc, hash) order. */
+/** At most one admission a node, in the order in which they count. */
 function chooseAdmissions(
   admissions: ReadonlyMap<string, readonly Entry[]>,
-  removals: ReadonlyMap<string, readonly Entry[]>,
+  removals: Removals,
+  finality: Finality,
   voids: Map<string, string>,
 ): Entry[] {
   const chosen: Entry[] = [];
   for (const [node, candidates] of admissions) {
-    const against = removals.get(node) ?? [];
+    const against = removals.memberships.get(node) ?? [];
     let latest: Entry | undefined;
     for (const admit of candidates) {
       if (voids.has(admit.statement.hashHex)) continue;
@@ -231,41 +211,52 @@ function chooseAdmissions(
     }
     if (latest !== undefined) chosen.push(latest);
   }
-  return chosen.toSorted((a, b) => a.statement.hlc - b.statement.hlc || compare(a.statement.hash, b.statement.hash));
+  return chosen.toSorted(inRank(finality));
 }
 
-interface Claim {
-  readonly statement: Statement;
-  readonly node: Uint8Array;
-  readonly derived: Derived;
-  readonly wantedName: string;
-  readonly wantedIpv4: number;
-  readonly roles: readonly Role[];
-  readonly tags: readonly string[];
-  readonly expiresAtMs: number | undefined;
+/** What is not void, by node id in hex of whom it is about, in (hlc, hash) order. */
+interface Said {
+  readonly updates: ReadonlyMap<string, readonly Entry[]>;
+  readonly grants: ReadonlyMap<string, readonly Entry[]>;
+  readonly routes: readonly Entry[];
 }
 
-function settleClashes(
+function statementsAbout(entries: readonly Entry[], voids: ReadonlyMap<string, string>): Said {
+  const updates = new Map<string, Entry[]>();
+  const grants = new Map<string, Entry[]>();
+  const routes: Entry[] = [];
+  for (const entry of entries) {
+    const { body, hashHex } = entry.statement;
+    if (body.kind !== "update" && body.kind !== "admin" && body.kind !== "route") continue;
+    if (voids.has(hashHex)) continue;
+    if (body.kind === "route") routes.push(entry);
+    else append(body.kind === "update" ? updates : grants, toHex(body.node), entry);
+  }
+  return { updates, grants, routes };
+}
+
+function settle(
   chosen: readonly Entry[],
+  said: Said,
+  removals: Removals,
+  finality: Finality,
   genesis: GenesisBody,
   context: ResolveContext,
   voids: Map<string, string>,
 ): Member[] {
-  const claims: Claim[] = [];
-  const keys = new Set<string>();
-  for (const { statement } of chosen) {
-    const claim = claimOf(statement, context);
-    const key = toHex(claim.derived.staticKey);
-    const ipv6 = toHex(claim.derived.ipv6);
-    if (keys.has(key) || keys.has(ipv6)) {
-      voids.set(statement.hashHex, "another member has its key or address");
-    } else if (claims.length >= context.maxMembers) {
-      voids.set(statement.hashHex, "the network is full");
-    } else {
-      keys.add(key).add(ipv6);
-      claims.push(claim);
-    }
-  }
+  const named = new Map<Claim, Entry>();
+  const all = chosen.map((admission) => {
+    const [claim, namedBy] = claimOf(admission, said, removals, context);
+    named.set(claim, namedBy);
+    return claim;
+  });
+  const order = [...named.values()].toSorted(inRank(finality));
+  const place = new Map(order.map((entry, i) => [entry, i]));
+  const claims = settleKeys(
+    all.map((claim) => ({ ...claim, nameOrder: place.get(named.get(claim) as Entry) as number })),
+    context.maxMembers,
+    voids,
+  );
   const names = settleNames(claims);
   const addresses = settleIpv4(claims, genesis.prefix);
   const members: Member[] = [];
@@ -275,6 +266,7 @@ function settleClashes(
       voids.set(claim.statement.hashHex, "no IPv4 address is left");
       return;
     }
+    const roles = claim.isAdmin ? (["admin", ...claim.roles] as const) : claim.roles;
     members.push({
       nodeId: claim.node,
       staticKey: claim.derived.staticKey,
@@ -282,7 +274,7 @@ function settleClashes(
       requestedName: claim.wantedName,
       ipv4: formatIpv4(ipv4),
       ipv6: formatAddress(claim.derived.ipv6),
-      roles: claim.roles.length === 0 ? ["member"] : claim.roles,
+      roles: roles.length === 0 ? ["member"] : roles,
       tags: claim.tags,
       expiresAtMs: claim.expiresAtMs,
       admittedAtMs: wallFromHlc(claim.statement.hlc),
@@ -292,75 +284,107 @@ function settleClashes(
   return members;
 }
 
-function claimOf(statement: Statement, context: ResolveContext): Claim {
-  const body = statement.body;
+/** @returns the claim, and the statement that gave it its name */
+function claimOf(admission: Entry, said: Said, removals: Removals, context: ResolveContext): [Claim, Entry] {
+  const { statement } = admission;
+  const admitted = admittedBy(statement);
+  const hex = toHex(admitted.node);
+  let { wantedName, roles, tags, expiresAtMs } = admitted;
+  let namedBy = admission;
+  for (const entry of said.updates.get(hex) ?? []) {
+    if (!isAncestor(admission, entry)) continue;
+    const update = entry.statement.body as UpdateBody;
+    if (update.name !== undefined && update.name !== wantedName) namedBy = entry;
+    wantedName = update.name ?? wantedName;
+    roles = update.roles ?? roles;
+    tags = update.tags ?? tags;
+    if (update.expiresAtMs !== undefined) expiresAtMs = update.expiresAtMs ?? undefined;
+  }
+  const grants = (said.grants.get(hex) ?? []).filter((grant) => isAncestor(admission, grant));
+  if (admitted.isAdmin) grants.push(admission);
+  const losses = removals.roles.get(hex) ?? [];
+  const isAdmin = grants.some((grant) => losses.every((loss) => isAncestor(loss, grant)));
+  const derived = context.derive(admitted.node);
+  return [{ ...admitted, statement, derived, wantedName, nameOrder: 0, roles, isAdmin, tags, expiresAtMs }, namedBy];
+}
+
+type Admitted = Pick<Claim, "node" | "wantedName" | "wantedIpv4" | "roles" | "isAdmin" | "tags" | "expiresAtMs">;
+
+function admittedBy(statement: Statement): Admitted {
+  const body = statement.body as GenesisBody | AdmitBody;
   if (body.kind === "genesis") {
     return {
-      statement,
       node: statement.issuer,
-      derived: context.derive(statement.issuer),
       wantedName: body.name,
       wantedIpv4: firstHost(body.prefix),
-      roles: ["admin"],
+      roles: [],
+      isAdmin: true,
       tags: [],
       expiresAtMs: undefined,
     };
   }
-  const admit = body as AdmitBody;
   return {
-    statement,
-    node: admit.node,
-    derived: context.derive(admit.node),
-    wantedName: admit.name,
-    wantedIpv4: admit.ipv4,
-    roles: admit.roles,
-    tags: admit.tags,
-    expiresAtMs: admit.expiresAtMs,
+    node: body.node,
+    wantedName: body.name,
+    wantedIpv4: body.ipv4,
+    roles: body.roles.filter((role) => role !== "admin"),
+    isAdmin: body.roles.includes("admin"),
+    tags: body.tags,
+    expiresAtMs: body.expiresAtMs,
   };
 }
 
-/** First come, first served; the others get suffixes that nobody asked for. */
-function settleNames(claims: readonly Claim[]): string[] {
-  const taken = new Set<string>();
-  const owners = new Map<string, Claim>();
-  for (const claim of claims) if (!owners.has(claim.wantedName)) owners.set(claim.wantedName, claim);
-  for (const name of owners.keys()) taken.add(name);
-  return claims.map((claim) => {
-    if (owners.get(claim.wantedName) === claim) return claim.wantedName;
-    const name = suffixedName(claim.wantedName, taken);
-    taken.add(name);
-    return name;
-  });
-}
-
-/** @returns "name-2", "name-3" …: the first that is not taken, at most 63 characters */
-export function suffixedName(name: string, taken: { has(name: string): boolean }): string {
-  for (let n = 2; ; n++) {
-    const suffix = `-${n}`;
-    const candidate = name.slice(0, 63 - suffix.length).replace(/-+$/, "") + suffix;
-    if (!taken.has(candidate)) return candidate;
+/** Prefixes inside the overlay's own are never routed to a member: those addresses have owners. */
+function approvedRoutes(
+  routes: readonly Entry[],
+  chosen: readonly Entry[],
+  byNode: ReadonlyMap<string, Member>,
+  genesis: GenesisBody,
+  networkId: Uint8Array,
+): ApprovedRoute[] {
+  if (routes.length === 0) return [];
+  const admissions = new Map(chosen.map((entry) => [entry.statement.hashHex, entry]));
+  const latest = new Map<string, Entry>();
+  for (const entry of routes) {
+    const { node, prefix } = entry.statement.body as RouteBody;
+    const member = byNode.get(toHex(node));
+    const admission = member === undefined ? undefined : admissions.get(toHex(member.admission));
+    // said about an earlier membership, or about none
+    if (admission === undefined || !isAncestor(admission, entry)) continue;
+    latest.set(`${toHex(node)} ${formatRoutePrefix(prefix)}`, entry);
   }
-}
-
-function settleIpv4(claims: readonly Claim[], prefix: Ipv4Prefix): (number | undefined)[] {
-  const taken = new Set<number>();
-  const owners = new Map<number, Claim>();
-  for (const claim of claims) {
-    const wanted = claim.wantedIpv4;
-    if (wanted < firstHost(prefix) || wanted > lastHost(prefix) || owners.has(wanted)) continue;
-    owners.set(wanted, claim);
-    taken.add(wanted);
+  const overlays = overlayPrefixes(genesis, networkId);
+  const out: { readonly route: ApprovedRoute; readonly prefix: RoutePrefix }[] = [];
+  for (const { statement } of latest.values()) {
+    const { node, prefix, approved } = statement.body as RouteBody;
+    if (!approved || overlays.some((overlay) => containsPrefix(overlay, prefix))) continue;
+    const { family, address, bits } = prefix;
+    const text = formatRoutePrefix(prefix);
+    const approvedAtMs = wallFromHlc(statement.hlc);
+    const route = { nodeId: node, prefix: text, family, address, bits, approvedAtMs, approvedBy: statement.issuer };
+    out.push({ route, prefix });
   }
-  return claims.map((claim) => {
-    if (owners.get(claim.wantedIpv4) === claim) return claim.wantedIpv4;
-    const free = nextFreeIpv4(prefix, claim.wantedIpv4, taken);
-    if (free !== undefined) taken.add(free);
-    return free;
-  });
+  return out
+    .toSorted(
+      (a, b) => compareRoutePrefixes(a.prefix, b.prefix) || (toHex(a.route.nodeId) < toHex(b.route.nodeId) ? -1 : 1),
+    )
+    .map(({ route }) => route);
 }
 
-function append<T>(map: Map<string, T[]>, key: string, value: T): void {
-  const list = map.get(key);
-  if (list === undefined) map.set(key, [value]);
-  else list.push(value);
+/** The network's IPv4 prefix and its IPv6 /48. */
+export function overlayPrefixes(genesis: GenesisBody, networkId: Uint8Array): RoutePrefix[] {
+  return [
+    routePrefix(ipv4Bytes(genesis.prefix.base), genesis.prefix.bits) as RoutePrefix,
+    routePrefix(networkPrefix(networkId), 48) as RoutePrefix,
+  ];
+}
+
+function policyOf(entries: readonly Entry[], voids: ReadonlyMap<string, string>): NetworkPolicy {
+  let policy = NO_POLICY;
+  for (const { statement } of entries) {
+    const { body, hashHex } = statement;
+    if (body.kind !== "policy" || voids.has(hashHex) || body.version < policy.version) continue;
+    policy = { version: body.version, stale: body.stale, rules: body.rules };
+  }
+  return policy;
 }

@@ -131,9 +131,16 @@ test("every member can reach every other along neighbours, and small networks ar
     fc.property(fc.uniqueArray(fc.nat(0xffffff), { minLength: 1, maxLength: 60 }), (ids) => {
       const members = ids.map((id): Member => {
         const nodeId = createHash("sha256").update(String(id)).digest();
-        return { nodeId, staticKey: nodeId } as unknown as Member;
+        return { nodeId, staticKey: nodeId, roles: [] } as unknown as Member;
       });
-      const edges = new Map(members.map((member) => [member, neighboursOf(members, member.nodeId)]));
+      // whoever is near, the successors keep the graph connected
+      const rttMs = (own: Member): Map<string, number> =>
+        new Map(
+          members
+            .filter((other) => (own.nodeId[0] ^ other.nodeId[1]) % 3 === 0)
+            .map((other) => [other.nodeId.toHex(), 1 + (other.nodeId[2] % 50)]),
+        );
+      const edges = new Map(members.map((member) => [member, neighboursOf(members, member.nodeId, rttMs(member))]));
       for (const [member, list] of edges) {
         assert.equal(list.length, Math.min(NEIGHBOURS, members.length - 1));
         assert.equal(new Set(list).size, list.length);

@@ -2,14 +2,14 @@ import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { test } from "node:test";
 import fc from "fast-check";
-import { compare, equal, toHex, utf8 } from "../base/bytes.ts";
+import { compare, equal, utf8 } from "../base/bytes.ts";
 import { SeededRandom } from "../base/random.ts";
 import { Identity } from "../crypto/identity.ts";
-import { type MeshKeys, type Signer, SignKind, systemKeys } from "./keys.ts";
+import { admit, fakeKeys, fakeSigner, foundWith, PREFIX, snapshot, WALL_MS } from "./histories.ts";
+import { type MeshKeys, SignKind, systemKeys } from "./keys.ts";
 import { Roster } from "./roster.ts";
 import {
   admitBody,
-  compareStatements,
   genesisBody,
   hlcFromWall,
   inviteBody,
@@ -18,236 +18,11 @@ import {
   Refusal,
   revokeBody,
   signStatement,
-  type Statement,
   statementHash,
   toName,
 } from "./statement.ts";
 import type { CborMap } from "./cbor.ts";
 import type { Role } from "./types.ts";
-
-const WALL_MS = 1_800_000_000_000;
-const PREFIX = { base: 0x0a000000, bits: 24 };
-
-/** Signatures by hashing: histories by the thousand stay quick. Two ids that differ in the first bit only have one static key. */
-function mac(nodeId: Uint8Array, kind: string, networkId: Uint8Array, body: Uint8Array): Uint8Array {
-  return createHash("sha512").update(nodeId).update(kind).update(networkId).update(body).digest();
-}
-const fakeKeys: MeshKeys = {
-  verify: (nodeId, kind, networkId, body, signature) => equal(mac(nodeId, kind, networkId, body), signature),
-  staticKeyOf: (nodeId) => Uint8Array.from(nodeId, (byte, i) => (i === 0 ? byte & 0x7f : byte)),
-  signerFromSeed: (seed) => fakeSigner(seed),
-  formatNodeId: toHex,
-};
-function fakeSigner(nodeId: Uint8Array): Signer {
-  return { nodeId, sign: (kind, networkId, body) => mac(nodeId, kind, networkId, body) };
-}
-
-function foundWith(signer: Signer, keys: MeshKeys, name = "founder"): { roster: Roster; genesis: Uint8Array } {
-  const body = genesisBody("net", name, PREFIX, new Uint8Array(16));
-  const genesis = signStatement(
-    { networkId: undefined, parents: [], hlc: hlcFromWall(WALL_MS), kind: "genesis", body },
-    signer,
-  );
-  const roster = new Roster({ keys, networkId: statementHash(genesis) });
-  assert.equal(roster.add(genesis, WALL_MS).status, "added");
-  return { roster, genesis };
-}
-
-/** One person with an own copy of the roster. */
-interface Replica {
-  readonly roster: Roster;
-}
-
-interface History {
-  readonly networkId: Uint8Array;
-  readonly statements: Statement[];
-  readonly refused: { readonly statement: Statement; readonly ancestors: Statement[] }[];
-}
-
-function admit(node: Uint8Array, name: string, ipv4: number, roles: Role[], invite?: Uint8Array): CborMap {
-  return admitBody({ node, name, ipv4, roles, tags: [], expiresAtMs: undefined, invite });
-}
-
-/** Concurrent admissions, invites with few uses, removals of admins by each other, leaving, back-dating, unknown kinds, clashes. */
-function randomHistory(seed: number): History {
-  const random = new SeededRandom(seed);
-  const pick = <T>(list: readonly T[]): T => list[random.u32() % list.length];
-  const signers = Array.from({ length: 7 }, (_, i) =>
-    fakeSigner(
-      createHash("sha256")
-        .update(`${seed}/${i >> 1}`)
-        .digest()
-        .map((b, j) => (j === 0 ? (b & 0x7f) | ((i & 1) << 7) : b)),
-    ),
-  );
-  const { roster: first, genesis } = foundWith(signers[0], fakeKeys);
-  const networkId = first.networkId;
-  const replicas: Replica[] = [{ roster: first }];
-  for (let i = 0; i < 2; i++) {
-    const roster = new Roster({ keys: fakeKeys, networkId });
-    roster.add(genesis, Number.POSITIVE_INFINITY);
-    replicas.push({ roster });
-  }
-  const refused: History["refused"] = [];
-  const everything = new Map<string, Statement>();
-  for (const statement of first.statements()) everything.set(statement.hashHex, statement);
-  const steps = 8 + (random.u32() % 16);
-  for (let step = 0; step < steps; step++) {
-    const { roster } = pick(replicas);
-    if (random.unit() < 0.3) {
-      const other = pick(replicas).roster;
-      for (const statement of other.statements())
-        if (random.unit() < 0.9) roster.addOpened(statement, Number.POSITIVE_INFINITY);
-      continue;
-    }
-    const known = [...roster.statements()];
-    const invites = known.filter((statement) => statement.body.kind === "invite");
-    const node = pick(signers).nodeId;
-    const issuer =
-      random.unit() < 0.8 ? signers.find((one) => roster.state.admins.has(toHex(one.nodeId))) : pick(signers);
-    const adminNodes = [...roster.state.admins.keys(), toHex(node)].map((hex) => Uint8Array.fromHex(hex));
-    const roles: Role[] = random.unit() < 0.6 ? ["admin"] : [];
-    const invite = invites.length > 0 && random.unit() < 0.7 ? pick(invites).hash : undefined;
-    const body = pick<() => [string, CborMap]>([
-      () => ["admit", admit(node, pick(["a", "b", "a-2"]), 0x0a000000 + (random.u32() % 5), roles, invite)],
-      () => ["admit", admit(node, "a", 0x0a000003, ["admin"])],
-      () => ["admit", admit(node, "b", 0x0a000004, ["admin"])],
-      () => ["admit", admit(node, pick(["a", "b", "a-2"]), 0x0a000002, roles, invite)],
-      () => [
-        "invite",
-        inviteBody({ key: node, uses: 1 + (random.u32() % 2), expiresAtMs: WALL_MS + 1e9, roles, tags: [] }),
-      ],
-      () => ["revoke", revokeBody({ node: pick(adminNodes), invite: undefined, reason: "r" })],
-      () => ["revoke", revokeBody({ node: undefined, invite: invite ?? networkId, reason: "r" })],
-      () => ["weather", { sunny: true }],
-    ])();
-    const signer = issuer ?? signers[0];
-    if (random.unit() < 0.1) body[1] = revokeBody({ node: signer.nodeId, invite: undefined, reason: "leaving" });
-    // sometimes from the past: any earlier statements as parents
-    const isBackdated = random.unit() < 0.25;
-    const parents = isBackdated ? [...new Set([pick(known), pick(known)])] : undefined;
-    const at =
-      parents === undefined
-        ? roster.parentsFor([], WALL_MS + step)
-        : {
-            parents: parents.map((one) => one.hash),
-            hlc: Math.max(...parents.map((one) => one.hlc)) + 1 + (random.u32() % 5),
-          };
-    const kind = "node" in body[1] && !("name" in body[1]) ? "revoke" : body[0];
-    const wire = signStatement({ networkId, parents: at.parents, hlc: at.hlc, kind, body: body[1] }, signer);
-    const statement = openStatement(wire, networkId, fakeKeys);
-    assert.ok(typeof statement !== "string", String(statement));
-    const result = roster.addOpened(statement, Number.POSITIVE_INFINITY);
-    if (result.status === "added") everything.set(statement.hashHex, statement);
-    else if (result.status === "refused") refused.push({ statement, ancestors: ancestry(statement, everything) });
-  }
-  return { networkId, statements: [...everything.values()], refused };
-}
-
-function ancestry(statement: Statement, all: ReadonlyMap<string, Statement>): Statement[] {
-  const found = new Map<string, Statement>();
-  const open = [...statement.parents];
-  for (let hash = open.pop(); hash !== undefined; hash = open.pop()) {
-    const parent = all.get(toHex(hash));
-    if (parent === undefined || found.has(parent.hashHex)) continue;
-    found.set(parent.hashHex, parent);
-    open.push(...parent.parents);
-  }
-  return [...found.values()].toSorted(compareStatements);
-}
-
-function rosterOf(networkId: Uint8Array, statements: readonly Statement[]): Roster {
-  const roster = new Roster({ keys: fakeKeys, networkId });
-  let waiting = [...statements];
-  for (let before = -1; waiting.length > 0 && waiting.length !== before;) {
-    before = waiting.length;
-    waiting = waiting.filter((statement) => {
-      const { status } = roster.addOpened(statement, Number.POSITIVE_INFINITY);
-      assert.notEqual(status, "refused");
-      return status === "missing";
-    });
-  }
-  assert.equal(waiting.length, 0);
-  return roster;
-}
-
-function snapshot(roster: Roster): string {
-  const { members, admins, invites, removals, voids } = roster.state;
-  return JSON.stringify([
-    members.map((m) => [toHex(m.nodeId), m.name, m.ipv4, m.ipv6, m.roles, m.admittedAtMs, toHex(m.admission)]),
-    [...admins].toSorted(),
-    invites.map((use) => [use.entry.statement.hashHex, use.used, use.usedUpHlc, use.revokedHlc]),
-    [...removals].map(([node, by]) => [node, by.map((entry) => entry.statement.hashHex)]).toSorted(),
-    [...voids].toSorted(),
-    roster.fingerprint(0, Number.MAX_SAFE_INTEGER),
-  ]);
-}
-
-function shuffled<T>(list: readonly T[], random: SeededRandom): T[] {
-  const out = [...list];
-  for (let i = out.length - 1; i > 0; i--) {
-    const j = random.u32() % (i + 1);
-    [out[i], out[j]] = [out[j], out[i]];
-  }
-  return out;
-}
-
-test("2,000 random histories resolve to the same state in every order of arrival", () => {
-  let voids = 0;
-  let admins = 0;
-  let clashes = 0;
-  let merges = 0;
-  for (let seed = 1; seed <= 2000; seed++) {
-    const { networkId, statements } = randomHistory(seed);
-    const random = new SeededRandom(seed ^ 0x5eed);
-    const reference = rosterOf(networkId, statements);
-    const expected = snapshot(reference);
-    for (let order = 0; order < 2; order++) {
-      assert.equal(snapshot(rosterOf(networkId, shuffled(statements, random))), expected, `seed ${seed}`);
-    }
-    const { state } = reference;
-    const unique = (values: readonly string[]): void =>
-      assert.equal(new Set(values).size, values.length, `seed ${seed}: ${values.join()}`);
-    unique(state.members.map((member) => member.name));
-    unique(state.members.map((member) => member.ipv4));
-    unique(state.members.map((member) => member.ipv6));
-    unique(state.members.map((member) => toHex(member.staticKey)));
-    for (const use of state.invites) assert.ok(use.used <= use.body.uses, `seed ${seed}`);
-    voids += state.voids.size;
-    admins += state.admins.size > 1 ? 1 : 0;
-    clashes += state.members.some((member) => member.name !== member.requestedName) ? 1 : 0;
-    merges += statements.some((statement) => statement.parents.length > 1) ? 1 : 0;
-  }
-  // the histories really are about what they claim to be about
-  assert.ok(voids > 1000 && admins > 300 && clashes > 100 && merges > 1000, `${voids} ${admins} ${clashes} ${merges}`);
-});
-
-test("authority is that of the issuer in a roster of the statement's ancestors alone", () => {
-  let accepted = 0;
-  let refusals = 0;
-  for (let seed = 1; seed <= 300; seed++) {
-    const { networkId, statements, refused } = randomHistory(seed);
-    const all = new Map(statements.map((statement) => [statement.hashHex, statement]));
-    const isAdminKind = ({ body, issuer }: Statement): boolean =>
-      body.kind === "revoke" ? body.node === undefined || !equal(body.node, issuer) : body.kind !== "unknown";
-    for (const statement of statements) {
-      if (statement.parents.length === 0 || !isAdminKind(statement)) continue;
-      const before = rosterOf(networkId, ancestry(statement, all));
-      assert.ok(before.state.admins.has(statement.issuerHex), `seed ${seed}`);
-      accepted++;
-    }
-    for (const { statement, ancestors } of refused) {
-      const before = rosterOf(networkId, ancestors);
-      const result = before.addOpened(statement, Number.POSITIVE_INFINITY);
-      assert.equal(result.status, "refused");
-      if (result.status === "refused" && result.reason === Refusal.NOT_AUTHORISED && isAdminKind(statement)) {
-        assert.ok(!before.state.admins.has(statement.issuerHex), `seed ${seed}`);
-        refusals++;
-      }
-    }
-  }
-  assert.ok(accepted > 1000 && refusals > 50, `${accepted} ${refusals}`);
-});
 
 /** A founder and named signers with real keys, and a way to say things on given parents. */
 function stage(count: number): {

@@ -10,15 +10,9 @@ import { createHash } from "node:crypto";
 import { toHex } from "../base/bytes.ts";
 import { nodeAddress } from "../crypto/node-id.ts";
 import type { MeshKeys } from "./keys.ts";
-import {
-  type Admins,
-  type Derived,
-  type Entry,
-  type InviteUse,
-  type Resolution,
-  isAncestor,
-  resolve,
-} from "./resolve.ts";
+import type { Derived } from "./clashes.ts";
+import { type Admins, type CheckpointView, type Entry, isAncestor } from "./dag.ts";
+import { type InviteUse, type Resolution, resolve } from "./resolve.ts";
 import {
   type GenesisBody,
   HASH_BYTES,
@@ -27,6 +21,7 @@ import {
   type Statement,
   compareStatements,
   hlcFromWall,
+  needsAdmin,
   openStatement,
   statementHash,
   wallFromHlc,
@@ -35,8 +30,7 @@ import { InviteState, type Member } from "./types.ts";
 
 /** Statements that one member without the role admin may have in the roster. */
 export const MEMBER_QUOTA = 64;
-/** How far ahead of a sane local clock a statement may be. */
-/** As far as a join may be off: a statement from further ahead would push every later one, and so every invite, ahead with it. */
+/** How far ahead of a sane local clock a statement may be: as far as a join may be off, since one from further ahead would push every later one with it. */
 const FUTURE_LIMIT_MS = 300_000;
 
 export interface RosterOptions {
@@ -120,14 +114,18 @@ export class Roster {
     }
     if (missing.length > 0) return { status: "missing", statement, parents: missing };
     const depth = parents.reduce((deepest, parent) => Math.max(deepest, parent.depth + 1), 0);
+    const isPolicy = statement.body.kind === "policy";
     const entry: Entry = {
       statement,
       index: this.#sorted.length,
       parents,
       depth,
+      policyVersion:
+        parents.reduce((highest, parent) => Math.max(highest, parent.policyVersion), 0) + (isPolicy ? 1 : 0),
       touchesAdmins: parents.some((parent) => parent.touchesAdmins),
       ancestors: undefined,
       adminsAfter: undefined,
+      view: undefined,
     };
     const reason = this.#judge(entry, wallMs);
     if (reason !== undefined) return { status: "refused", reason };
@@ -170,6 +168,11 @@ export class Roster {
     let latest = 0;
     for (const parent of chosen) latest = Math.max(latest, parent.statement.hlc);
     return { parents: chosen.map((parent) => parent.statement.hash), hlc: Math.max(hlcFromWall(wallMs), latest + 1) };
+  }
+
+  /** Highest version of a policy below a statement with these parents. */
+  policyVersion(parents: readonly Uint8Array[]): number {
+    return parents.reduce((highest, hash) => Math.max(highest, this.#entries.get(toHex(hash))?.policyVersion ?? 0), 0);
   }
 
   get headCount(): number {
@@ -240,7 +243,7 @@ export class Roster {
       if (list === undefined) this.#admissions.set(node, [entry]);
       else list.push(entry);
     }
-    if (!isAdminKind(statement)) {
+    if (!needsAdmin(statement)) {
       this.#memberIssued.set(statement.issuerHex, (this.#memberIssued.get(statement.issuerHex) ?? 0) + 1);
     }
     this.#hashes = undefined;
@@ -261,21 +264,44 @@ export class Roster {
     entry.touchesAdmins ||= mayChangeAdmins(statement, adminsBefore);
     const adminUntil = adminsBefore.get(statement.issuerHex);
     const isAdmin = adminUntil !== undefined && wallFromHlc(statement.hlc) <= adminUntil;
-    if (!isAdminKind(statement)) {
+    if (!needsAdmin(statement)) {
       const wasAdmitted =
         this.#admissions.get(statement.issuerHex)?.some((admission) => isAncestor(admission, entry)) === true;
       if (!wasAdmitted) return Refusal.NOT_AUTHORISED;
       const over = (this.#memberIssued.get(statement.issuerHex) ?? 0) >= MEMBER_QUOTA;
       return over && !isAdmin ? Refusal.ISSUER_QUOTA : undefined;
     }
-    if (!isAdmin) return Refusal.NOT_AUTHORISED;
-    const invite =
-      statement.body.kind === "admit" || statement.body.kind === "revoke" ? statement.body.invite : undefined;
-    if (invite === undefined) return undefined;
-    const inviteEntry = this.#entries.get(toHex(invite));
-    if (inviteEntry?.statement.body.kind !== "invite" || !isAncestor(inviteEntry, entry)) return Refusal.UNKNOWN_INVITE;
-    const late = wallFromHlc(statement.hlc) > inviteEntry.statement.body.expiresAtMs;
-    return late && statement.body.kind === "admit" ? Refusal.INVITE_EXPIRED : undefined;
+    return isAdmin ? this.#judgeBody(entry) : Refusal.NOT_AUTHORISED;
+  }
+
+  /** What an admin says must fit what is below it. */
+  #judgeBody(entry: Entry): Refusal | undefined {
+    const { body, hlc } = entry.statement;
+    switch (body.kind) {
+      case "admit":
+      case "revoke": {
+        if (body.invite === undefined) return undefined;
+        const invite = this.#entries.get(toHex(body.invite));
+        if (invite?.statement.body.kind !== "invite" || !isAncestor(invite, entry)) return Refusal.UNKNOWN_INVITE;
+        const isLate = wallFromHlc(hlc) > invite.statement.body.expiresAtMs;
+        return isLate && body.kind === "admit" ? Refusal.INVITE_EXPIRED : undefined;
+      }
+      case "policy":
+        return body.version === entry.policyVersion ? undefined : Refusal.POLICY_VERSION;
+      case "checkpoint": {
+        if (body.of === undefined) {
+          entry.view = this.#viewOf(entry);
+          return undefined;
+        }
+        const proposal = this.#entries.get(toHex(body.of));
+        const said = proposal?.statement.body;
+        if (proposal === undefined || said?.kind !== "checkpoint" || said.of !== undefined)
+          return Refusal.UNKNOWN_CHECKPOINT;
+        return isAncestor(proposal, entry) ? undefined : Refusal.UNKNOWN_CHECKPOINT;
+      }
+      default:
+        return undefined;
+    }
   }
 
   /** Admins in the state of the entry's ancestors. */
@@ -310,7 +336,17 @@ export class Roster {
       networkId: this.networkId,
       maxMembers: this.#maxMembers,
       derive: (nodeId) => this.#derive(nodeId),
+      viewOf: (proposal) => this.#viewOf(proposal),
     });
+  }
+
+  /** Made when the proposal enters, so that each one finds those below it made. */
+  #viewOf(proposal: Entry): CheckpointView {
+    if (proposal.view === undefined) {
+      const { admins, electorate } = this.#resolve(this.#ancestry(proposal, false));
+      proposal.view = { admins, electorate };
+    }
+    return proposal.view;
   }
 
   #derive(nodeId: Uint8Array): Derived {
@@ -325,16 +361,22 @@ export class Roster {
   }
 }
 
-/** Needs the role admin; everything else any member may say (leaving, and kinds of later versions). */
-function isAdminKind(statement: Statement): boolean {
-  const { body } = statement;
-  if (body.kind === "revoke") return body.node === undefined || toHex(body.node) !== statement.issuerHex;
-  return body.kind !== "unknown";
-}
-
-/** @param before admins before the statement; others than these can change only by an admission as admin */
+/** @param before admins before the statement; others than these can change only by a grant */
 function mayChangeAdmins(statement: Statement, before: Admins): boolean {
   const { body } = statement;
-  if (body.kind === "admit") return body.roles.includes("admin") || before.has(toHex(body.node));
-  return body.kind === "revoke" && body.node !== undefined && before.has(toHex(body.node));
+  switch (body.kind) {
+    case "admit":
+      return body.roles.includes("admin") || before.has(toHex(body.node));
+    case "revoke":
+      return body.node !== undefined && before.has(toHex(body.node));
+    case "update":
+      return body.expiresAtMs !== undefined && before.has(toHex(body.node));
+    // a checkpoint that becomes final changes the order in which removals count
+    case "admin":
+    case "unadmin":
+    case "checkpoint":
+      return true;
+    default:
+      return false;
+  }
 }

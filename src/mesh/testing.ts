@@ -16,6 +16,8 @@ export class TestNode {
   readonly endpoint: Uint8Array;
   mesh: MeshNode;
   isRunning = true;
+  /** Nobody reaches it by a dial, and it reaches nobody: behind a NAT or cut off. Open sessions go on. */
+  isHidden = false;
   wallOffsetMs = 0;
   readonly stored: Map<string, Uint8Array> = new Map();
   /** Static keys in hex of open sessions. */
@@ -213,7 +215,8 @@ export class TestWorld {
 
   #handshake(caller: TestNode, calledHex: string, inviteId: Uint8Array | undefined): void {
     const called = this.nodes.find((other) => other.staticHex === calledHex);
-    if (called?.isRunning !== true || !caller.isRunning || called.mesh.networkId === undefined) return;
+    if (called?.isHidden !== false || caller.isHidden) return;
+    if (!called.isRunning || !caller.isRunning || called.mesh.networkId === undefined) return;
     if (toHex(called.mesh.networkId) !== toHex(caller.mesh.networkId ?? new Uint8Array(0))) return;
     const isKnown = called.mesh.memberByStaticKey(caller.identity.staticKeys.publicKey) !== undefined;
     const wallMs = this.now(called).wallMs;

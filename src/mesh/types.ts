@@ -4,10 +4,17 @@
  * 32-byte node id. Source: docs/protocol.md, "Roster" and "Join".
  */
 import type { Random } from "../base/random.ts";
+import type { CborMap } from "./cbor.ts";
 import type { MeshKeys, Signer } from "./keys.ts";
+import type { IdleMessage } from "./control.ts";
+import type { PunchControl } from "./punch/messages.ts";
+import type { RoutingMessage } from "./routing/messages.ts";
 
 export const ROLES = ["member", "admin", "beacon", "router", "exit"] as const;
 export type Role = (typeof ROLES)[number];
+
+/** What a node does with user data while nobody confirms its roster. */
+export type StaleRule = "allow" | "refuse";
 
 /** One member as the roster resolves it. Every field is the same on every node that holds the same statements. */
 export interface Member {
@@ -33,6 +40,30 @@ export interface Member {
   readonly admission: Uint8Array;
 }
 
+/** A prefix that an admin lets a member route; of members that count now only. */
+export interface ApprovedRoute {
+  /** 32 bytes */
+  readonly nodeId: Uint8Array;
+  /** "10.20.0.0/24", "fd12::/64", "0.0.0.0/0"; host bits zero, one text for each prefix. */
+  readonly prefix: string;
+  readonly family: 4 | 6;
+  /** 4 or 16 bytes */
+  readonly address: Uint8Array;
+  readonly bits: number;
+  readonly approvedAtMs: number;
+  /** Node id of the admin. */
+  readonly approvedBy: Uint8Array;
+}
+
+/** Rules for the whole network, as the latest `policy` statement has them. */
+export interface NetworkPolicy {
+  /** 0: nobody has set one. */
+  readonly version: number;
+  readonly stale: StaleRule;
+  /** For parts that define rules of their own. */
+  readonly rules: CborMap;
+}
+
 export interface MeshDeps {
   /** This node's own key; crypto/identity.ts has the real one. */
   readonly identity: Signer;
@@ -50,6 +81,8 @@ export interface MeshOptions {
   readonly capabilities?: number;
   /** Digest exchange with connected peers, milliseconds. @default 60000 */
   readonly digestIntervalMs?: number;
+  /** The owner has streams: what is missing in bulk goes out as output `bulk`. @default false */
+  readonly bulkStreams?: boolean;
   /** Gives up joining after this long without an answer. @default 60000 */
   readonly joinTimeoutMs?: number;
   /** Life of this node's endpoint messages. @default 86400000 */
@@ -79,6 +112,60 @@ export interface CreateInviteOptions {
   readonly roles?: readonly Role[];
   /** At most 16 of at most 32 characters. @default [] */
   readonly tags?: readonly string[];
+  /** Whoever comes with it waits until an admin has decided. @default false */
+  readonly approve?: boolean;
+  /** Memberships under it end this long after their admission, at most ten years. @default never */
+  readonly lifeMs?: number | undefined;
+}
+
+/** What an admin changes about a member; what is left out stays. */
+export interface MemberUpdate {
+  readonly name?: string | undefined;
+  /** The whole new set. Adding or leaving out "admin" makes or unmakes an admin. */
+  readonly roles?: readonly Role[] | undefined;
+  readonly tags?: readonly string[] | undefined;
+  /** Wall-clock milliseconds; null: the membership does not end by itself. */
+  readonly expiresAtMs?: number | null | undefined;
+}
+
+/** A node that waits for an admin's decision. */
+export interface JoinRequestInfo {
+  readonly nodeId: Uint8Array;
+  readonly name: string;
+  readonly inviteId: Uint8Array;
+  readonly roles: readonly Role[];
+  readonly tags: readonly string[];
+  /** Wall-clock milliseconds of its first request here. */
+  readonly askedAtMs: number;
+  /** True while it keeps asking. */
+  readonly isWaiting: boolean;
+  /** Node id of the beacon it asks through; undefined: it has a session with this node. */
+  readonly via: Uint8Array | undefined;
+}
+
+/** What became of statements that were imported. */
+export interface ImportResult {
+  readonly added: number;
+  readonly known: number;
+  /** Wait for parents that are not here. */
+  readonly waiting: number;
+  /** Reason → how many. */
+  readonly refused: ReadonlyMap<string, number>;
+}
+
+/** The roster in figures, for people. */
+export interface RosterInfo {
+  readonly statements: number;
+  readonly heads: number;
+  /** 16 bytes; the same on every member that holds the same statements. */
+  readonly fingerprint: Uint8Array;
+  /** Wall-clock milliseconds of the last final checkpoint; undefined: there is none. */
+  readonly finalAtMs: number | undefined;
+  /** Statements that no final checkpoint has below it. */
+  readonly unsettled: number;
+  /** Proposals that wait for the consent of other admins. */
+  readonly proposals: number;
+  readonly voids: number;
 }
 
 export interface CreatedInvite {
@@ -102,6 +189,7 @@ export interface InviteInfo {
   readonly endedAtMs: number | undefined;
   readonly roles: readonly Role[];
   readonly tags: readonly string[];
+  readonly approve: boolean;
   readonly issuer: Uint8Array;
 }
 
@@ -118,6 +206,9 @@ export const JoinCode = {
   NAME_INVALID: "name-invalid",
   NODE_REVOKED: "node-revoked",
   KEY_REFUSED: "key-refused",
+  /** Not a refusal: an admin has to decide first. */
+  PENDING: "approval-pending",
+  DENIED: "denied",
   NETWORK_FULL: "network-full",
   NOT_ADMIN: "not-admin",
   NO_ADMIN: "no-admin-reachable",
@@ -151,6 +242,16 @@ export type MeshOutput =
       readonly nodeId: Uint8Array | undefined;
       readonly bytes: Uint8Array;
     }
+  /**
+   * Send these control messages in one stream, in order; answered by bulkDone(). Only with MeshOptions.bulkStreams.
+   * At most 1,200 bytes each.
+   */
+  | {
+      readonly kind: "bulk";
+      readonly staticKey: Uint8Array;
+      readonly nodeId: Uint8Array;
+      readonly messages: readonly Uint8Array[];
+    }
   /** Write to the store; `hash` (32 bytes) is the key. Statements are never deleted. */
   | { readonly kind: "persistStatement"; readonly hash: Uint8Array; readonly bytes: Uint8Array }
   /** Members in `removed` lose their sessions by the dropPeer that follows. A provisional peer found in `added` is a member now. */
@@ -160,6 +261,14 @@ export type MeshOutput =
       readonly removed: readonly Member[];
       readonly changed: readonly Member[];
     }
+  /** approvedRoutes() has changed. */
+  | { readonly kind: "routesChanged" }
+  /** policy() has changed. */
+  | { readonly kind: "policyChanged" }
+  /** User data may flow, waits until a member has confirmed the roster, or is refused by the network's policy. */
+  | { readonly kind: "userData"; readonly state: UserDataState }
+  /** That provisional peer waits for a decision: it may stay connected so long. */
+  | { readonly kind: "keepJoiner"; readonly staticKey: Uint8Array; readonly forMs: number }
   /** candidates(nodeId) has changed. */
   | { readonly kind: "endpointsChanged"; readonly nodeId: Uint8Array }
   /** Open a session (single-flight; candidates() has the addresses). `inviteId` (8 bytes) goes into the handshake while joining. */
@@ -184,6 +293,12 @@ export type MeshOutput =
   | { readonly kind: "selfRemoved"; readonly reason: string; readonly by: Uint8Array | undefined }
   /** leave() is done: true when at least one member has confirmed it. */
   | { readonly kind: "left"; readonly delivered: boolean }
+  /** A member says that its session with this node is of no use to it, or agrees to end it. */
+  | { readonly kind: "idle"; readonly staticKey: Uint8Array; readonly message: IdleMessage }
+  /** Another member said something about hole punching; its endpoints are dialable ones only. */
+  | { readonly kind: "punch"; readonly nodeId: Uint8Array; readonly message: PunchControl }
+  /** For the routing machine: another member said it through its session. */
+  | { readonly kind: "routing"; readonly nodeId: Uint8Array; readonly message: RoutingMessage }
   | { readonly kind: "log"; readonly level: "debug" | "info" | "warn"; readonly text: string };
 
 export type JoinResult =
@@ -195,6 +310,10 @@ export type JoinResult =
       readonly remedy: string;
       readonly details: Readonly<Record<string, string | number>>;
     };
+
+/** See freshness.ts. */
+export const UserDataState = { OPEN: "open", HELD: "held", REFUSED: "refused" } as const;
+export type UserDataState = (typeof UserDataState)[keyof typeof UserDataState];
 
 /** Everything counted; all values only grow. */
 export interface MeshCounters {
@@ -214,6 +333,11 @@ export interface MeshCounters {
   digestsReceived: number;
   joinsAccepted: number;
   joinsRefused: number;
+  joinsRelayed: number;
+  requestsEvicted: number;
+  checkpointsProposed: number;
+  checkpointVotes: number;
+  rosterHolds: number;
   outputsDropped: number;
 }
 
@@ -235,6 +359,11 @@ export function newMeshCounters(): MeshCounters {
     digestsReceived: 0,
     joinsAccepted: 0,
     joinsRefused: 0,
+    joinsRelayed: 0,
+    requestsEvicted: 0,
+    checkpointsProposed: 0,
+    checkpointVotes: 0,
+    rosterHolds: 0,
     outputsDropped: 0,
   };
 }

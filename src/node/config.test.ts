@@ -48,6 +48,13 @@ test("a wrong value names the key, the value and what would be right", () => {
     ['listen = ["1.2.3.4"]', /listen\.0 = "1\.2\.3\.4" must be an address and port/],
     ['listen = "0.0.0.0:1"', /listen = "0\.0\.0\.0:1" must be a list/],
     ['endpoints = ["host:0"]', /endpoints\.0 = "host:0" must be HOST:PORT/],
+    ['endpoints = ["wss://user@host/"]', /endpoints\.0 = "wss:\/\/user@host\/" must be HOST:PORT/],
+    ['relay = "yes"', /relay = "yes" must be true or false/],
+    ['[websocket]\nlisten = "9339"', /websocket\.listen = "9339" must be an address and port/],
+    ['[websocket]\nurl = "https://host/"', /websocket\.url = "https:\/\/host\/" must be a URL/],
+    ['[websocket]\nca = "ca.pem"', /websocket\.ca = "ca\.pem" must be an absolute path/],
+    ['[websocket]\ntrusted_proxies = ["proxy"]', /trusted_proxies\.0 = "proxy" must be an address or prefix/],
+    ["[websocket]\nport = 1", /unknown key "websocket\.port"/],
     ['pq = "never"', /pq = "never" must be "require" or "prefer"/],
     ['tun = "a-name-that-is-too-long"', /tun = "a-name-that-is-too-long" must be an interface name/],
     ["max_peers = 0", /max_peers = 0 must be a whole number of peers from 1/],
@@ -101,6 +108,49 @@ test("options win over the file and the file over the defaults", () => {
     assert.deepEqual(overridden.listen, [{ address: "127.0.0.1", port: 0 }]);
     assert.throws(() => loadConfig(directory, { listen: ["nowhere"] }), { code: "USAGE" });
     assert.throws(() => loadConfig(directory, { endpoints: ["nowhere"] }), { code: "USAGE" });
+    assert.throws(() => loadConfig(directory, { endpoints: ["wss://user@host/"] }), { code: "USAGE", message: /URL/ });
+  } finally {
+    rmSync(directory, { recursive: true });
+  }
+});
+
+test("a URL among the endpoints is one for channels, as is one of [websocket]; at most two count", () => {
+  const directory = mkdtempSync(join(tmpdir(), "weft-config-"));
+  try {
+    const defaults = loadConfig(directory);
+    assert.deepEqual(defaults.websocket, {
+      listen: undefined,
+      urls: [],
+      connect: true,
+      caFile: undefined,
+      trustedProxies: ["127.0.0.0/8", "::1"],
+    });
+    assert.equal(defaults.relay, false);
+    writeFileSync(
+      join(directory, "weft.toml"),
+      `endpoints = ["vpn.example.org:9338", "wss://a.example.org/"]
+relay = true
+[websocket]
+listen = "127.0.0.1:9339"
+url = ["wss://b.example.org/", "wss://c.example.org/"]
+connect = false
+ca = "/etc/ssl/own.pem"
+trusted_proxies = ["10.0.0.0/8"]
+`,
+    );
+    const config = loadConfig(directory);
+    assert.deepEqual(config.endpoints, ["vpn.example.org:9338"]);
+    assert.equal(config.relay, true);
+    assert.deepEqual(config.websocket, {
+      listen: { address: "127.0.0.1", port: 9339 },
+      urls: ["wss://a.example.org/", "wss://b.example.org/"],
+      connect: false,
+      caFile: "/etc/ssl/own.pem",
+      trustedProxies: ["10.0.0.0/8"],
+    });
+    const given = loadConfig(directory, { endpoints: ["wss://d.example.org/", "192.0.2.1:1"] });
+    assert.deepEqual(given.endpoints, ["192.0.2.1:1"]);
+    assert.deepEqual(given.websocket.urls, ["wss://d.example.org/", "wss://b.example.org/"]);
   } finally {
     rmSync(directory, { recursive: true });
   }
@@ -128,4 +178,27 @@ test("the default name is always a valid one", () => {
 test("the nearest key is near", () => {
   assert.equal(nearest("listn", ["listen", "name"]), "listen");
   assert.equal(nearest("qqqqqqq", ["listen", "name"]), undefined);
+});
+
+test("who may send through this node, and how much, is up to its file", () => {
+  const directory = mkdtempSync(join(tmpdir(), "weft-config-"));
+  const load = (toml: string): ReturnType<typeof loadConfig> => {
+    writeFileSync(join(directory, "weft.toml"), toml);
+    return loadConfig(directory);
+  };
+  try {
+    const defaults = load("");
+    assert.equal(defaults.transit, undefined);
+    assert.equal(defaults.forwardBytesPerSecond, 50_000_000);
+    assert.equal(load("transit = true").transit, undefined);
+    assert.deepEqual(load("transit = false").transit, []);
+    const limited = load('transit = ["nas", "box"]\nforward_mbps = 8');
+    assert.deepEqual(limited.transit, ["nas", "box"]);
+    assert.equal(limited.forwardBytesPerSecond, 1_000_000);
+    assert.equal(load("forward_mbps = 0").forwardBytesPerSecond, 0);
+    assert.throws(() => load('transit = "nas"'), /transit/);
+    assert.throws(() => load("forward_mbps = -1"), /forward_mbps/);
+  } finally {
+    rmSync(directory, { recursive: true });
+  }
 });

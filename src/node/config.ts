@@ -4,14 +4,22 @@
  * value and what would be right; nothing unknown is skipped silently.
  */
 import { existsSync, readFileSync, statSync } from "node:fs";
-import { join } from "node:path";
+import { isAbsolute, join } from "node:path";
 import { parse, TomlError } from "smol-toml";
 import * as z from "zod/mini";
 import { fromHex } from "../base/bytes.ts";
+import { looksLikeChannelUrl, parseChannelUrl } from "../base/channel-url.ts";
 import { parseAddress, parseEndpoint } from "../base/endpoint.ts";
 import { WeftError } from "../base/errors.ts";
+import { parseProxyPrefix } from "./channels/forwarded.ts";
+import { parseService } from "../mesh/offers.ts";
+import type { OfferedService } from "../mesh/offers.ts";
+import { formatRoutePrefix, parseRoutePrefix } from "../mesh/route-prefix.ts";
+import { UNDERLAY_MARK } from "./exit.ts";
 import { LOG_LEVELS } from "./log.ts";
 import type { LogLevel } from "./log.ts";
+import { RESOLVER_MODES } from "./resolver.ts";
+import type { ResolverMode } from "./resolver.ts";
 
 export const DEFAULT_PORT = 9338;
 export const CONFIG_NAME = "weft.toml";
@@ -35,6 +43,13 @@ export interface Config {
   readonly listen: readonly ListenAddress[];
   /** HOST:PORT at which others reach this node, besides what it finds itself. @default none */
   readonly endpoints: readonly string[];
+  /** This node relays for any two members (a beacon always does). @default false */
+  readonly relay: boolean;
+  /** Names or node ids of members that may send through this node to others; undefined = all members. @default undefined */
+  readonly transit: readonly string[] | undefined;
+  /** What one member may send through this node on one way, bytes per second; 0 = no limit. @default 50000000 */
+  readonly forwardBytesPerSecond: number;
+  readonly websocket: WebsocketConfig;
   /** undefined = agent node without an interface; "%d" is replaced by the kernel. @default "weft%d" */
   readonly tun: string | undefined;
   /** Largest underlay packet in bytes, 0 = take it from the interfaces. @default 0 */
@@ -46,18 +61,43 @@ export interface Config {
   readonly gso: boolean;
   readonly gro: boolean;
   readonly tso: boolean;
-  /** SO_MARK of the underlay sockets, 0 = none. @default 0 */
+  /** SO_MARK of the underlay sockets, which keeps routes and exits from swallowing them; 0 = none. @default 0x57656674 */
   readonly mark: number;
+  /** Prefixes behind this node, canonical; an admin approves them. @default none */
+  readonly routes: readonly string[];
+  readonly dns: DnsConfig;
   /** @default 1024 */
   readonly maxPeers: number;
   readonly logLevel: LogLevel;
   readonly logFormat: "text" | "json";
 }
 
+/** Channels over WebSocket, for networks that block UDP. */
+export interface WebsocketConfig {
+  /** TCP address on which this node serves channels, usually behind a reverse proxy; undefined = it serves none. @default none */
+  readonly listen: ListenAddress | undefined;
+  /** wss:// or ws:// URLs at which others open channels to this node, at most 2. @default none */
+  readonly urls: readonly string[];
+  /** Open channels to beacons where UDP does not answer. @default true */
+  readonly connect: boolean;
+  /** Certificates in PEM that are trusted besides the usual ones; absolute path. @default none */
+  readonly caFile: string | undefined;
+  /** Reverse proxies whose headers name the client. @default loopback */
+  readonly trustedProxies: readonly string[];
+}
+
+export interface DnsConfig {
+  /** How names reach this machine's programs. @default "auto" */
+  readonly mode: ResolverMode;
+  /** Services of this node for SRV records. @default none */
+  readonly services: readonly OfferedService[];
+}
+
 /** What the command line or an embedding program may set; undefined = not given. */
 export interface ConfigOverrides {
   readonly name?: string | undefined;
   readonly listen?: readonly string[] | undefined;
+  /** HOST:PORT, or a wss:// URL for channels. */
   readonly endpoints?: readonly string[] | undefined;
   /** false = agent node */
   readonly tun?: string | false | undefined;
@@ -106,6 +146,18 @@ export interface FileConfig {
   name?: string | undefined;
   listen?: string[] | undefined;
   endpoints?: string[] | undefined;
+  relay?: boolean | undefined;
+  transit?: boolean | string[] | undefined;
+  forward_mbps?: number | undefined;
+  websocket?:
+    | {
+        listen?: string | undefined;
+        url?: string | string[] | undefined;
+        connect?: boolean | undefined;
+        ca?: string | undefined;
+        trusted_proxies?: string[] | undefined;
+      }
+    | undefined;
   tun?: string | false | undefined;
   mtu?: number | undefined;
   pq?: "require" | "prefer" | undefined;
@@ -114,6 +166,8 @@ export interface FileConfig {
   gro?: boolean | undefined;
   tso?: boolean | undefined;
   mark?: number | undefined;
+  routes?: string[] | undefined;
+  dns?: { mode?: ResolverMode | undefined; services?: string[] | undefined } | undefined;
   max_peers?: number | undefined;
   log?: { level?: LogLevel | undefined; format?: "text" | "json" | undefined } | undefined;
 }
@@ -130,7 +184,18 @@ const listenText = text(
   'an address and port such as "0.0.0.0:9338" or "[::]:9338"',
   (value) => parseListen(value) !== undefined,
 );
-const endpointText = text('HOST:PORT such as "vpn.example.org:9338"', (value) => parseHostPort(value) !== undefined);
+const endpointText = text(
+  'HOST:PORT such as "vpn.example.org:9338", or a URL for channels such as "wss://relay.example.org/weft"',
+  (value) => parseHostPort(value) !== undefined || parseChannelUrl(value) !== undefined,
+);
+const urlText = text('a URL such as "wss://relay.example.org/weft"', (value) => parseChannelUrl(value) !== undefined);
+const MAX_URLS = 2;
+
+const routeText = text('a prefix such as "10.20.0.0/24", zeros behind it', (value) => {
+  const prefix = parseRoutePrefix(value);
+  return prefix !== undefined && prefix.bits > 0;
+});
+const serviceText = text('a service such as "_http._tcp:8080"', (value) => parseService(value) !== undefined);
 
 const fileShape = {
   name: z.optional(text("1–63 of a–z, 0–9 and -", isNodeName)),
@@ -141,6 +206,41 @@ const fileShape = {
   ),
   endpoints: z.optional(
     z.array(endpointText, "must be a list of HOST:PORT").check(z.maxLength(8, "must have at most 8 entries")),
+  ),
+  relay: flag(),
+  transit: z.optional(
+    z.union(
+      [
+        z.boolean(),
+        z.array(text("a node name or id", (value) => value !== "")).check(z.maxLength(256, "must have at most 256 entries")),
+      ],
+      "must be true (all members), false (nobody), or a list of node names or ids",
+    ),
+  ),
+  forward_mbps: whole(0, 100_000, "megabits per second"),
+  websocket: z.optional(
+    z.strictObject(
+      {
+        listen: z.optional(listenText),
+        url: z.optional(
+          z.union(
+            [urlText, z.array(urlText).check(z.maxLength(MAX_URLS, `must have at most ${MAX_URLS} entries`))],
+            'must be a URL such as "wss://relay.example.org/weft", or a list of two',
+          ),
+        ),
+        connect: flag(),
+        ca: z.optional(text("an absolute path", isAbsolute)),
+        trusted_proxies: z.optional(
+          z
+            .array(
+              text('an address or prefix such as "10.0.0.0/8"', (value) => parseProxyPrefix(value) !== undefined),
+              "must be a list of addresses and prefixes",
+            )
+            .check(z.maxLength(32, "must have at most 32 entries")),
+        ),
+      },
+      "must be a table",
+    ),
   ),
   tun: z.optional(
     z.union(
@@ -161,6 +261,20 @@ const fileShape = {
   gro: flag(),
   tso: flag(),
   mark: whole(0, 4294967295, "the socket mark"),
+  routes: z.optional(
+    z.array(routeText, "must be a list of prefixes").check(z.maxLength(16, "must have at most 16 entries")),
+  ),
+  dns: z.optional(
+    z.strictObject(
+      {
+        mode: z.optional(z.enum(RESOLVER_MODES, `must be one of ${RESOLVER_MODES.join(", ")}`)),
+        services: z.optional(
+          z.array(serviceText, "must be a list of services").check(z.maxLength(8, "must have at most 8 entries")),
+        ),
+      },
+      "must be a table",
+    ),
+  ),
   max_peers: whole(1, 65536, "peers"),
   log: z.optional(
     z.strictObject(
@@ -178,6 +292,8 @@ const fileSchema: z.ZodMiniType<FileConfig> = z.strictObject(fileShape);
 const KEYS: ReadonlyMap<string, readonly string[]> = new Map([
   ["", Object.keys(fileShape)],
   ["log", ["level", "format"]],
+  ["dns", ["mode", "services"]],
+  ["websocket", ["listen", "url", "connect", "ca", "trusted_proxies"]],
 ]);
 
 /** Levenshtein distance, for short words. */
@@ -301,11 +417,25 @@ function resolveConfig(file: FileConfig, overrides: ConfigOverrides): Config {
       return parsed;
     },
   );
-  const endpoints = overrides.endpoints ?? file.endpoints ?? [];
+  const places = overrides.endpoints ?? file.endpoints ?? [];
+  const endpoints = places.filter((entry) => !looksLikeChannelUrl(entry));
   for (const entry of endpoints) {
     if (parseHostPort(entry) === undefined)
-      throw usage(`"${entry}" is no endpoint`, 'write HOST:PORT, such as "vpn.example.org:9338"');
+      throw usage(
+        `"${entry}" is no endpoint`,
+        'write HOST:PORT, such as "vpn.example.org:9338", or a URL for channels, such as "wss://relay.example.org/weft"',
+      );
   }
+  const fileUrl = file.websocket?.url ?? [];
+  const urls = [...places.filter(looksLikeChannelUrl), ...(typeof fileUrl === "string" ? [fileUrl] : fileUrl)];
+  for (const entry of urls) {
+    if (parseChannelUrl(entry) === undefined)
+      throw usage(
+        `"${entry}" is no URL for channels`,
+        'write one such as "wss://relay.example.org/weft": no user name, no fragment, at most 200 characters',
+      );
+  }
+  const websocketListen = file.websocket?.listen;
   const name = overrides.name ?? file.name;
   if (name !== undefined && !isNodeName(name)) throw usage(`"${name}" is no node name`, "use 1–63 of a–z, 0–9 and -");
   const tun = overrides.tun ?? file.tun ?? "weft%d";
@@ -317,6 +447,16 @@ function resolveConfig(file: FileConfig, overrides: ConfigOverrides): Config {
     name,
     listen,
     endpoints,
+    relay: file.relay ?? false,
+    transit: typeof file.transit === "object" ? file.transit : file.transit === false ? [] : undefined,
+    forwardBytesPerSecond: ((file.forward_mbps ?? 400) * 1_000_000) / 8,
+    websocket: Object.freeze({
+      listen: websocketListen === undefined ? undefined : parseListen(websocketListen),
+      urls: [...new Set(urls)].slice(0, MAX_URLS),
+      connect: file.websocket?.connect ?? true,
+      caFile: file.websocket?.ca,
+      trustedProxies: file.websocket?.trusted_proxies ?? ["127.0.0.0/8", "::1"],
+    }),
     tun: tun === false ? undefined : tun,
     underlayMtuBytes: file.mtu ?? 0,
     pq: file.pq ?? "require",
@@ -324,7 +464,12 @@ function resolveConfig(file: FileConfig, overrides: ConfigOverrides): Config {
     gso: file.gso ?? true,
     gro: file.gro ?? true,
     tso: file.tso ?? true,
-    mark: file.mark ?? 0,
+    mark: file.mark ?? UNDERLAY_MARK,
+    routes: (file.routes ?? []).map((entry) => formatRoutePrefix(parseRoutePrefix(entry)!)),
+    dns: Object.freeze({
+      mode: file.dns?.mode ?? "auto",
+      services: (file.dns?.services ?? []).map((entry) => parseService(entry)!),
+    }),
     maxPeers: overrides.maxPeers ?? file.max_peers ?? 1024,
     logLevel: overrides.logLevel ?? file.log?.level ?? "info",
     logFormat: file.log?.format ?? "text",

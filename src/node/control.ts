@@ -13,17 +13,23 @@ import type {
   StatusView,
   WhoisView,
 } from "../api/control.ts";
+import type { ExplainView } from "../api/explain-view.ts";
+import type { HostControl } from "../api/host-control.ts";
 import { weftVersion } from "../api/paths.ts";
 import { equal, toHex } from "../base/bytes.ts";
-import { endpointFromBytes, formatAddress, formatEndpoint } from "../base/endpoint.ts";
+import { endpointFromBytes, formatAddress, formatEndpoint, virtualOf } from "../base/endpoint.ts";
 import { WeftError } from "../base/errors.ts";
 import { formatNodeId, networkPrefix } from "../crypto/node-id.ts";
 import type { PeerFigures } from "../dataplane/messages.ts";
 import type { Member } from "../mesh/types.ts";
 import { CIPHER_NAMES, capabilityNames } from "../session/types.ts";
 import type { Clock } from "./clock.ts";
+import { channelSamples } from "./channels/metrics.ts";
+import { explain } from "./explain.ts";
+import type { HostRouting } from "./host-control.ts";
 import { peerSamples, planeSamples, processSamples } from "./metrics.ts";
 import type { PeerRecord } from "./peer-table.ts";
+import { RuntimeRosterControl } from "./roster-control.ts";
 import type { NodeRuntime } from "./runtime.ts";
 import type { Storage } from "./storage.ts";
 
@@ -44,9 +50,11 @@ export interface ControlDeps {
     readonly port6: number;
     readonly offloads: number;
   };
+  /** Names, routes and exits; undefined without an interface. */
+  readonly routing?: HostRouting | undefined;
   readonly bootId: number;
   readonly startedAtMs: number;
-  /** "ADDR:PORT" at which others may reach this node. */
+  /** "ADDR:PORT" and URLs for channels at which others may reach this node. */
   readonly endpoints: () => readonly string[];
   /** Asks the owner to stop the node. */
   readonly stop: () => void;
@@ -55,10 +63,16 @@ export interface ControlDeps {
 }
 
 export class RuntimeControl implements NodeControl {
+  readonly roster: RuntimeRosterControl;
   readonly #deps: ControlDeps;
 
   constructor(deps: ControlDeps) {
     this.#deps = deps;
+    this.roster = new RuntimeRosterControl(deps.runtime, deps.clock);
+  }
+
+  get host(): HostControl | undefined {
+    return this.#deps.routing;
   }
 
   status(): StatusView {
@@ -89,6 +103,8 @@ export class RuntimeControl implements NodeControl {
         ipv4: mesh.ipv4Prefix ?? "",
         ipv6: networkId === undefined ? "" : `${formatAddress(networkPrefix(networkId))}/48`,
         rosterAgeMs: mesh.rosterConfirmedAtMs === undefined ? null : Math.max(0, now.nowMs - mesh.rosterConfirmedAtMs),
+        stale: mesh.policy().stale,
+        userData: mesh.userData,
       },
       peers: this.peers(),
       health: this.health(),
@@ -108,6 +124,8 @@ export class RuntimeControl implements NodeControl {
         name: member.name,
         addresses: [member.ipv4, member.ipv6],
         roles: member.roles,
+        tags: member.tags,
+        requestedName: member.requestedName,
         self,
         online: self || (peer !== undefined && this.#deps.runtime.isOnline(peer)),
         admittedAt: new Date(member.admittedAtMs).toISOString(),
@@ -119,10 +137,18 @@ export class RuntimeControl implements NodeControl {
   async invite(request: InviteRequest): Promise<InviteView> {
     const roles = (request.roles ?? []).filter((role) => role !== "member") as Member["roles"];
     const made = await this.#deps.runtime.operate((mesh, now) =>
-      mesh.createInvite(now, { uses: request.uses ?? 1, expiresMs: (request.expiresSeconds ?? 3600) * 1000, roles }),
+      mesh.createInvite(now, {
+        uses: request.uses ?? 1,
+        expiresMs: (request.expiresSeconds ?? 3600) * 1000,
+        roles,
+        tags: request.tags ?? [],
+        approve: request.approve === true,
+        lifeMs: request.lifeSeconds === undefined ? undefined : request.lifeSeconds * 1000,
+      }),
     );
     const reachable = this.#deps.endpoints().length > 0;
     return {
+      id: toHex(made.inviteId),
       token: made.token,
       expiresAt: new Date(made.expiresAtMs).toISOString(),
       uses: made.uses,
@@ -160,6 +186,38 @@ export class RuntimeControl implements NodeControl {
   }
 
   async ping(query: string, timeoutMs: number): Promise<PingView> {
+    const { runtime } = this.#deps;
+    const { member, peer } = this.#otherMember(query);
+    const pong = await runtime.ping(peer, timeoutMs);
+    return {
+      peer: { id: formatNodeId(member.nodeId), name: member.name },
+      rttMs: pong?.rttMs ?? null,
+      path:
+        pong === undefined
+          ? this.#path(peer)
+          : this.#pathAt(pong.endpoint),
+    };
+  }
+
+  async explain(query: string): Promise<ExplainView> {
+    const { runtime, clock } = this.#deps;
+    const { member, peer } = this.#otherMember(query);
+    const path = this.#path(peer);
+    return explain({
+      peer: { id: formatNodeId(member.nodeId), name: member.name },
+      established: runtime.plane?.peerFigures(peer.slot).established === true,
+      online: runtime.isOnline(peer),
+      lastError: peer.lastError ?? null,
+      path,
+      paths: await runtime.paths(peer),
+      candidates: runtime.mesh.candidates(member.nodeId, clock.now().wallMs),
+      through: runtime.ways.describe(clock.now(), member.nodeId),
+      punch: runtime.punchReport(member.nodeId),
+    });
+  }
+
+  /** @throws WeftError NODE_UNKNOWN, PING_SELF, NO_PLACE */
+  #otherMember(query: string): { readonly member: Member; readonly peer: PeerRecord } {
     const { runtime, nodeId } = this.#deps;
     const member = runtime.mesh.find(query);
     if (member === undefined)
@@ -173,15 +231,7 @@ export class RuntimeControl implements NodeControl {
         `${member.name} has no place among this node's peers`,
         "raise max_peers in weft.toml",
       );
-    const pong = await runtime.ping(peer, timeoutMs);
-    return {
-      peer: { id: formatNodeId(member.nodeId), name: member.name },
-      rttMs: pong?.rttMs ?? null,
-      path:
-        pong === undefined
-          ? this.#path(peer)
-          : { kind: "direct", endpoint: formatEndpoint(endpointFromBytes(pong.endpoint)), via: null },
-    };
+    return { member, peer };
   }
 
   metrics(): readonly MetricSample[] {
@@ -203,7 +253,7 @@ export class RuntimeControl implements NodeControl {
         commandsWaiting: runtime.commandsWaiting,
         commandsDropped: runtime.commandsDropped,
         loopDelaySeconds,
-        mesh: { ...runtime.mesh.counters },
+        mesh: { ...runtime.mesh.counters, ...runtime.ways.counters, forwardsNow: runtime.ways.forwards },
       }),
       ...[...runtime.handshakeDrops].map(([reason, value]): MetricSample => ({
         name: "weft_handshake_drops_total",
@@ -212,6 +262,8 @@ export class RuntimeControl implements NodeControl {
         labels: { reason },
         value,
       })),
+      ...channelSamples(runtime.channels.figures()),
+      ...(this.#deps.routing?.metrics() ?? []),
       ...planeSamples(runtime.plane?.counters() ?? new Map()),
       ...peerSamples(this.peers()),
     ];
@@ -247,6 +299,32 @@ export class RuntimeControl implements NodeControl {
         remedy: "check the connection of this machine",
       });
     }
+    if (runtime.mesh.userData === "refused") {
+      items.push({
+        code: "roster-refused",
+        severity: "error",
+        text: "no user data is carried: no other member confirms that this node's roster is current",
+        remedy: "bring a member or beacon in reach, or set another rule on an admin: weft roster policy --stale allow",
+      });
+    }
+    const self = runtime.mesh.self;
+    if (self !== undefined && self.name !== self.requestedName) {
+      items.push({
+        code: "name-clash",
+        severity: "warning",
+        text: `the name "${self.requestedName}" belongs to another member, so this node is called "${self.name}"`,
+        remedy: `an admin can rename it: weft members set ${self.name} --name NAME`,
+      });
+    }
+    const waiting = this.roster.requests();
+    if (waiting.length > 0) {
+      items.push({
+        code: "requests-waiting",
+        severity: "info",
+        text: `${waiting.length === 1 ? `"${waiting[0].name}" waits` : `${waiting.length} nodes wait`} for an admin's approval to join`,
+        remedy: "decide: weft requests, then weft approve or weft deny",
+      });
+    }
     const failing = others.filter((member) => this.#record(member)?.lastError !== undefined);
     if (failing.length > 0) {
       const first = failing[0];
@@ -269,6 +347,7 @@ export class RuntimeControl implements NodeControl {
         remedy: "nothing to do if they are switched off",
       });
     }
+    items.push(...(this.#deps.routing?.health() ?? []));
     if (storage.counters().failed + storage.counters().refused > 0) {
       items.push({
         code: "store-failing",
@@ -344,7 +423,18 @@ export class RuntimeControl implements NodeControl {
 
   #path(peer: PeerRecord | undefined): PathView {
     if (peer?.endpoint === undefined) return NO_PATH;
-    return { kind: "direct", endpoint: formatEndpoint(endpointFromBytes(peer.endpoint)), via: null };
+    return this.#pathAt(peer.endpoint);
+  }
+
+  /** @param bytes endpoint, 18 bytes */
+  #pathAt(bytes: Uint8Array): PathView {
+    const endpoint = formatEndpoint(endpointFromBytes(bytes));
+    const virtual = virtualOf(bytes);
+    if (virtual === undefined) return { kind: "direct", endpoint, via: null };
+    const through = this.#deps.runtime.ways.through(bytes);
+    if (through !== undefined) return { kind: through.kind, endpoint: null, via: through.via };
+    const kind = virtual.pathKind === 1 ? "relay" : "transit";
+    return { kind, endpoint, via: this.#deps.runtime.channels.hostOf(bytes) ?? null };
   }
 
   #peerView(member: Member): PeerView {

@@ -66,7 +66,7 @@ function run(setup: WorkerSetup): void {
     closers.push(() => mac.close());
     const poll = createPoll(
       { slab },
-      { tun: tun?.fd ?? -1, udp4: udp.fd4, udp6: udp.fd6, wake: setup.wakeFd, netlink },
+      { tun: tun?.fd ?? -1, udp4: udp.fd4, udp6: udp.fd6, wake: setup.wakeFd, netlink, udpExtra: udp.fdExtra },
     );
     const random: Random = systemRandom;
     const engine = new Engine(

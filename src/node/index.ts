@@ -17,6 +17,7 @@
 import { hostname } from "node:os";
 import { monitorEventLoopDelay } from "node:perf_hooks";
 import type { NodeControl } from "../api/control.ts";
+import type { MeshStream, OpenOptions } from "../stream/types.ts";
 import { PROTOCOL_RANGE, weftVersion } from "../api/paths.ts";
 import { equal } from "../base/bytes.ts";
 import { endpointFromBytes, endpointToBytes, formatAddress, formatEndpoint, parseAddress } from "../base/endpoint.ts";
@@ -30,13 +31,18 @@ import { checkToken, decodeToken } from "../mesh/invite.ts";
 import { MeshNode } from "../mesh/mesh-node.ts";
 import { Capability } from "../session/types.ts";
 import { measureCiphers } from "../sys/aead.ts";
+import { Dialer, readAuthority } from "./channels/dial.ts";
 import type { Clock } from "./clock.ts";
 import { systemClock } from "./clock.ts";
 import type { Config, ConfigOverrides } from "./config.ts";
 import { defaultNodeName, loadConfig, MAX_UNDERLAY_MTU_BYTES } from "./config.ts";
 import { RuntimeControl } from "./control.ts";
 import { startDataplane } from "./dataplane-handle.ts";
+import { HostRouting } from "./host-control.ts";
+import { decodeHostSettings, encodeHostSettings, HOST_SETTINGS_KEY } from "./host-settings.ts";
+import type { HostSettings } from "./host-settings.ts";
 import { InterfaceConfigurator, overlayMtu } from "./interface.ts";
+import { Journal } from "./journal.ts";
 import type { PeerRecord } from "./peer-table.ts";
 import { systemRandom } from "./random.ts";
 import { slotsFor } from "./members.ts";
@@ -46,11 +52,15 @@ import { withOptions } from "./start-errors.ts";
 import { StateDirectory } from "./state-dir.ts";
 import type { Storage } from "./storage.ts";
 import { StorageThread } from "./storage.ts";
+import { hostMachine, SystemChanges } from "./system-changes.ts";
+import { stateTag } from "./system-changes-scope.ts";
 import { OWN_TIMESTAMP_KEY, StoredTimestamps } from "./timestamps.ts";
 import { ownEndpoints, readHostNetwork } from "./underlay.ts";
 
 export type { NodeControl } from "../api/control.ts";
 export type { ConfigOverrides } from "./config.ts";
+export type { MeshStream, OpenOptions } from "../stream/types.ts";
+export { StreamClass, StreamError } from "../stream/types.ts";
 export { initNetwork } from "./init.ts";
 export type { InitOptions, InitResult } from "./init.ts";
 
@@ -79,8 +89,20 @@ export interface CreateNodeOptions {
   };
 }
 
+/** Streams with other members, over the same sessions and paths as everything else. */
+export interface NodeStreams {
+  /**
+   * @param member name, overlay address or node id
+   * @throws WeftError NODE_UNKNOWN, NODE_AMBIGUOUS, STREAM_TIMEOUT, STREAM_LIMIT, PEER_GONE; the signal's reason
+   */
+  open(member: string, options: OpenOptions): Promise<MeshStream>;
+  /** Streams of that kind that members open come to `handler`. @returns takes it away */
+  serve(kind: string, handler: (stream: MeshStream) => void): () => void;
+}
+
 export interface WeftNode {
   readonly control: NodeControl;
+  readonly streams: NodeStreams;
   /** Resolves when the node has stopped: undefined when it was asked to, else why. */
   readonly closed: Promise<WeftError | undefined>;
   /** Says good-bye, writes everything, removes the interface. Idempotent. */
@@ -115,6 +137,9 @@ class NodeProcess implements WeftNode {
   #runtime: NodeRuntime | undefined;
   #plane: DataplaneHandle | undefined;
   #interface: InterfaceConfigurator | undefined;
+  #journal: Journal | undefined;
+  #changes: SystemChanges | undefined;
+  #routing: HostRouting | undefined;
   #ready = { tunName: "", port4: 0, port6: 0, offloads: 0 };
   #settings: PlaneSettings | undefined;
   #endpoints: readonly Uint8Array[] = [];
@@ -146,6 +171,8 @@ class NodeProcess implements WeftNode {
     const known = directory.readIdentity();
     this.#storage = new StorageThread(directory.prepareDatabase(), { commitDelayMs: testing?.commitDelayMs ?? 0 });
     const stored = await this.#storage.load();
+    const hostSettings = decodeHostSettings(stored.meta.get(HOST_SETTINGS_KEY));
+    await this.#undoLeftovers(hostSettings);
     const networkId = stored.meta.get(NETWORK_KEY);
     if (token !== undefined) checkToken(token, now.wallMs, networkId);
     if (networkId === undefined && join === undefined) {
@@ -169,7 +196,7 @@ class NodeProcess implements WeftNode {
       (measureCiphers().hardwareAes ? Capability.HARDWARE_AES : 0) | Capability.PARTIAL_CHECKSUM | Capability.HYBRID;
     const mesh = new MeshNode(
       { identity, random: systemRandom },
-      { buildId: weftVersion(), protocol: PROTOCOL_RANGE, capabilities, maxMembers: 65_536 },
+      { buildId: weftVersion(), protocol: PROTOCOL_RANGE, capabilities, maxMembers: 65_536, bulkStreams: true },
     );
     if (networkId !== undefined) {
       mesh.restore(
@@ -192,6 +219,10 @@ class NodeProcess implements WeftNode {
     const underlayMtuBytes =
       config.underlayMtuBytes === 0 ? Math.min(host.mtuBytes, MAX_UNDERLAY_MTU_BYTES) : config.underlayMtuBytes;
     const bootId = systemRandom.u32();
+    const { websocket } = config;
+    const dialer = websocket.connect
+      ? new Dialer({ ca: readAuthority(websocket.caFile), mark: config.mark })
+      : undefined;
     const runtime = new NodeRuntime(
       {
         identity,
@@ -209,11 +240,31 @@ class NodeProcess implements WeftNode {
         random: systemRandom,
         clock: this.#clock,
         log: this.#log,
+        dialChannel: dialer === undefined ? undefined : (url, signal) => dialer.dial(url, signal),
       },
-      { maxPeers: config.maxPeers, pq: config.pq, psk: config.psk, capabilities, underlayMtuBytes, bootId },
+      {
+        maxPeers: config.maxPeers,
+        pq: config.pq,
+        psk: config.psk,
+        capabilities,
+        underlayMtuBytes,
+        bootId,
+        ways: {
+          relay: config.relay,
+          transit: config.transit,
+          forwardBytesPerSecond: config.forwardBytesPerSecond,
+        },
+        channels: {
+          server:
+            websocket.listen === undefined
+              ? undefined
+              : { listen: websocket.listen, trustedProxies: websocket.trustedProxies },
+        },
+      },
       {
         pathChanged: (peer) => this.#pathChanged(peer),
         endpointsDirty: () => this.#refreshLater(ENDPOINT_SETTLE_MS),
+        membersChanged: () => this.#routing?.changed(),
         removed: (reason, by) =>
           this.#end(
             new WeftError(
@@ -249,6 +300,8 @@ class NodeProcess implements WeftNode {
       },
     );
     runtime.attach(this.#plane);
+    await runtime.serveChannels();
+    runtime.setOwnUrls(websocket.urls);
     await this.#refreshEndpoints();
     if (join === undefined || networkId !== undefined) {
       runtime.start();
@@ -259,6 +312,7 @@ class NodeProcess implements WeftNode {
       await runtime.flush();
     }
     await this.#configureInterface();
+    await this.#startRouting(identity.nodeId, hostSettings);
     this.#loopDelay.enable();
     this.#control = new RuntimeControl({
       runtime,
@@ -267,12 +321,29 @@ class NodeProcess implements WeftNode {
       nodeId: identity.nodeId,
       loopDelay: this.#loopDelay,
       plane: this.#ready,
+      routing: this.#routing,
       bootId,
       startedAtMs: now.nowMs,
-      endpoints: () => this.#endpoints.map((endpoint) => formatEndpoint(endpointFromBytes(endpoint))),
+      endpoints: () => [
+        ...this.#endpoints.map((endpoint) => formatEndpoint(endpointFromBytes(endpoint))),
+        ...config.websocket.urls,
+      ],
       stop: () => this.#end(undefined),
       leave: () => this.#leave(),
     });
+  }
+
+  get streams(): NodeStreams {
+    const runtime = this.#runtime as NodeRuntime;
+    return {
+      open: async (query, options) => {
+        const member = runtime.mesh.find(query);
+        if (member === undefined)
+          throw new WeftError("NODE_UNKNOWN", `no member is called "${query}"`, "weft members lists them");
+        return runtime.streams.open(member.nodeId, options);
+      },
+      serve: (kind, handler) => runtime.streams.serve(kind, handler),
+    };
   }
 
   stop(): Promise<void> {
@@ -284,10 +355,13 @@ class NodeProcess implements WeftNode {
     this.#cancelRefresh?.();
     this.#loopDelay.disable();
     this.#interface?.close();
+    await this.#routing?.stop().catch((error: Error) => this.#log.error(`not undone: ${error.message}`));
     await this.#runtime?.close();
     if (this.#control !== undefined) await new Promise((resolve) => setTimeout(resolve, GOODBYE_MS));
     await this.#plane?.stop();
+    await this.#runtime?.closeChannels();
     await this.#storage?.close();
+    await this.#journal?.close();
     this.#directory?.close();
     this.#resolveClosed(undefined);
   }
@@ -327,6 +401,53 @@ class NodeProcess implements WeftNode {
     for (const peer of this.#runtime?.peers.all() ?? []) this.#pathChanged(peer);
   }
 
+  /** A run before this one was killed: what it changed is put back. The guard of an exit that is still wanted stays closed meanwhile. */
+  async #undoLeftovers(settings: HostSettings): Promise<void> {
+    const machine = hostMachine();
+    this.#journal = await Journal.open(this.#options.stateDirectory, machine.scope);
+    this.#changes = new SystemChanges({ journal: this.#journal, machine, log: this.#log });
+    const results = await this.#changes.undo(
+      (change) => settings.exit === undefined || !(change.kind === "nft" && change.guard),
+    );
+    const undone = results.filter(({ outcome }) => outcome === "undone").length;
+    if (undone > 0) this.#log.info(`put back ${undone} changes of a run that was killed`);
+  }
+
+  async #startRouting(nodeId: Uint8Array, settings: HostSettings): Promise<void> {
+    const [runtime, config, changes, storage] = [this.#runtime, this.#config, this.#changes, this.#storage];
+    const self = runtime?.mesh.self;
+    if (runtime === undefined || config === undefined || changes === undefined || storage === undefined) return;
+    if (self === undefined || this.#interface === undefined) return;
+    const family = this.#ready.port6 === 0 ? 4 : 6;
+    this.#routing = new HostRouting(
+      {
+        runtime,
+        changes,
+        clock: this.#clock,
+        log: this.#log.child("routes"),
+        random: systemRandom,
+        nodeId,
+        settings,
+        save: (value) => storage.write([{ kind: "meta", key: HOST_SETTINGS_KEY, value: encodeHostSettings(value) }]),
+      },
+      {
+        interface: this.#ready.tunName,
+        mark: config.mark,
+        ports: [...new Set([this.#ready.port4, this.#ready.port6])].filter((port) => port !== 0),
+        source4: self.ipv4,
+        source6: self.ipv6,
+        overlay4: runtime.mesh.ipv4Prefix ?? "",
+        overlay6: `${formatAddress(networkPrefix(runtime.mesh.networkId as Uint8Array))}/48`,
+        tag: stateTag(this.#options.stateDirectory),
+        prefixMtuBytes: overlayMtu((this.#settings as PlaneSettings).underlayMtuBytes, family),
+        announce: config.routes,
+        services: config.dns.services,
+        resolverMode: config.dns.mode,
+      },
+    );
+    await this.#routing.start();
+  }
+
   #pathChanged(peer: PeerRecord): void {
     const member = peer.member;
     if (this.#interface === undefined || member === undefined) return;
@@ -337,6 +458,7 @@ class NodeProcess implements WeftNode {
         ? undefined
         : overlayMtu(peer.pathMtuBytes, family);
     this.#interface.setPeer([member.ipv4, member.ipv6], mtuBytes);
+    this.#routing?.changed();
   }
 
   #refreshLater(delayMs: number): void {
@@ -361,6 +483,7 @@ class NodeProcess implements WeftNode {
       });
       this.#endpoints = found.map((endpoint) => endpointToBytes(endpoint));
       runtime.setOwnEndpoints(this.#endpoints);
+      this.#routing?.changed();
     } finally {
       this.#refreshing = false;
       this.#refreshLater(ENDPOINT_REFRESH_MS);

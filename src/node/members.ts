@@ -18,6 +18,18 @@ export interface MembersDeps {
   /** 32 bytes: this node. */
   readonly nodeId: Uint8Array;
   send(command: Command): void;
+  /** Virtual endpoints (18 bytes each, best first) that lead to the peer besides its addresses. */
+  otherWays?(peer: PeerRecord): Uint8Array[];
+}
+
+/** Candidates of one peer that the plane takes. */
+const MAX_CANDIDATES = 8;
+
+export interface LocalPrefix {
+  /** 16 bytes, IPv4 as v4-mapped. */
+  readonly prefix: Uint8Array;
+  /** 0–128 */
+  readonly prefixBits: number;
 }
 
 export interface MembersOptions {
@@ -36,6 +48,8 @@ export class Members {
   readonly peers: PeerTable;
   readonly #deps: MembersDeps;
   readonly #options: MembersOptions;
+  #extraRoutes: readonly RouteEntry[] = [];
+  #extraLocal: readonly LocalPrefix[] = [];
 
   constructor(deps: MembersDeps, options: MembersOptions) {
     this.#deps = deps;
@@ -81,10 +95,19 @@ export class Members {
     return admitted;
   }
 
+  /** Prefixes behind members, and prefixes behind this node, besides everybody's own addresses. */
+  setExtraTables(routes: readonly RouteEntry[], local: readonly LocalPrefix[]): void {
+    this.#extraRoutes = routes;
+    this.#extraLocal = local;
+    this.pushTables();
+  }
+
   /** Routes to members, and the addresses this node delivers to itself. */
   pushTables(): void {
     const routes: RouteEntry[] = [];
-    for (const peer of this.peers.all()) {
+    // the network's policy may say that a node whose roster nobody confirms carries nothing: no route, no accepted source
+    const carries = this.#deps.mesh.userData !== "refused";
+    for (const peer of carries ? this.peers.all() : []) {
       for (const text of peer.member === undefined ? [] : [peer.member.ipv4, peer.member.ipv6]) {
         const prefix = parseAddress(text);
         if (prefix !== undefined) routes.push({ prefix, prefixBits: 128, peer: peer.slot });
@@ -93,12 +116,15 @@ export class Members {
     const self = this.#deps.mesh.self;
     const own = self === undefined ? [] : [parseAddress(self.ipv4), parseAddress(self.ipv6)];
     const prefixes = own.filter((prefix) => prefix !== undefined).map((prefix) => ({ prefix, prefixBits: 128 }));
-    this.#deps.send({ kind: "local", prefixes });
+    if (carries) routes.push(...this.#extraRoutes.filter(({ peer }) => this.peers.bySlot(peer)?.member !== undefined));
+    this.#deps.send({ kind: "local", prefixes: [...prefixes, ...this.#extraLocal] });
     this.#deps.send({ kind: "routes", routes });
   }
 
   pushCandidates(peer: PeerRecord, wallMs: number): void {
-    const endpoints = this.#deps.mesh.candidates(peer.nodeId, wallMs);
+    const ways = this.#deps.otherWays?.(peer) ?? [];
+    const direct = this.#deps.mesh.candidates(peer.nodeId, wallMs).slice(0, Math.max(2, MAX_CANDIDATES - ways.length));
+    const endpoints = [...direct, ...ways].slice(0, MAX_CANDIDATES);
     this.#deps.send({ kind: "candidates", peer: peer.slot, endpoints });
   }
 

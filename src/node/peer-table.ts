@@ -36,6 +36,8 @@ export class PeerRecord {
   /** Active path as the plane last said; endpoint is 18 bytes. */
   endpoint: Uint8Array | undefined;
   pathMtuBytes = 0;
+  /** The underlay address at which the peer sees this node, 18 bytes. */
+  seesUsAt: Uint8Array | undefined;
 
   constructor(slot: number, nodeId: Uint8Array, staticKey: Uint8Array, firstEpochId: number) {
     this.slot = slot;

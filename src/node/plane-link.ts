@@ -10,7 +10,10 @@ const RETRY_MS = 2;
 
 function isDroppable(command: Command): boolean {
   return (
-    command.kind === "transmit" || command.kind === "ping" || (command.kind === "inner" && command.innerKind === 2)
+    command.kind === "transmit" ||
+    command.kind === "ping" ||
+    command.kind === "channelIn" ||
+    (command.kind === "inner" && command.innerKind === 2)
   );
 }
 
@@ -28,6 +31,11 @@ export class PlaneLink {
 
   get waiting(): number {
     return this.#waiting.length;
+  }
+
+  /** For senders that keep what does not fit and offer it again. @returns false when there is no room now */
+  trySend(command: Command): boolean {
+    return this.#waiting.length === 0 && this.#plane.send(command);
   }
 
   send(command: Command): void {

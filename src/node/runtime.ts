@@ -4,6 +4,7 @@
  *   plane events ──► Sessions ──► commands (keys, handshakes) ──► plane
  *   plane events ──► MeshNode ──► commands (control messages), Members (slots, routes, candidates) ──► plane
  *                      └──────► Persistence (statements, endpoint cache), results of join and leave
+ *   plane events ──► PeerStreams ──► commands (QUIC datagrams) ──► plane
  *
  * Everything happens in one thread in the order of arrival; #pump() empties the outputs of both machines after each input, and one timer
  * stands for the earliest of their deadlines. Nothing here waits for a disk or a program.
@@ -11,28 +12,38 @@
 import type { Now } from "../base/clock.ts";
 import { equal } from "../base/bytes.ts";
 import { Drop, DROP_NAMES } from "../base/drop.ts";
-import { endpointFromBytes, formatEndpoint } from "../base/endpoint.ts";
+import { endpointFromBytes, formatEndpoint, isVirtualAddress } from "../base/endpoint.ts";
 import { WeftError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
 import type { Random } from "../base/random.ts";
 import type { Identity } from "../crypto/identity.ts";
 import { shortNodeId } from "../crypto/node-id.ts";
-import type { DataplaneHandle, PlaneEvent } from "../dataplane/messages.ts";
+import type { DataplaneHandle, PlaneEvent, PlanePath, RouteEntry } from "../dataplane/messages.ts";
 import type { MeshNode } from "../mesh/mesh-node.ts";
+import { Mapping } from "../mesh/punch/messages.ts";
+import type { PunchReport } from "../mesh/punch/puncher.ts";
 import type { JoinResult, MeshOutput } from "../mesh/types.ts";
 import { Sessions } from "../session/sessions.ts";
 import type { SessionOutput } from "../session/types.ts";
 import { InnerKind } from "../wire/data.ts";
+import type { ChannelsOptions } from "./channels/channels.ts";
+import type { Dial } from "./channels/dial.ts";
+import { PeerChannels } from "./channels/peer-channels.ts";
 import type { Clock } from "./clock.ts";
+import { IdleSessions } from "./idle-sessions.ts";
 import { Members } from "./members.ts";
-import type { MembersOptions } from "./members.ts";
+import type { LocalPrefix, MembersOptions } from "./members.ts";
 import type { PeerRecord, PeerTable } from "./peer-table.ts";
+import { PathQueries } from "./path-queries.ts";
 import { Persistence } from "./persistence.ts";
 import { Pings } from "./pings.ts";
 import type { Pong } from "./pings.ts";
 import { PlaneLink } from "./plane-link.ts";
+import { Punches } from "./punches.ts";
 import type { Storage } from "./storage.ts";
+import { PeerStreams } from "./streams.ts";
 import type { StoredTimestamps } from "./timestamps.ts";
+import { Ways, type WaysOptions } from "./ways.ts";
 
 const START_DIALS = 16;
 const TICK_MS = 1000;
@@ -51,15 +62,21 @@ export interface RuntimeDeps {
   readonly random: Random;
   readonly clock: Clock;
   readonly log: Logger;
+  /** Opens channels to beacons where UDP is blocked. @default undefined: none are opened */
+  readonly dialChannel?: Dial | undefined;
 }
 
 export interface RuntimeOptions extends MembersOptions {
+  /** Channels that this node serves. @default none */
+  readonly channels?: ChannelsOptions;
   readonly pq: "require" | "prefer";
   /** Bits of session/types.ts. */
   readonly capabilities: number;
   /** Largest underlay IP packet this host takes, bytes. */
   readonly underlayMtuBytes: number;
   readonly bootId: number;
+  /** Routing through members, and what this node does for others. */
+  readonly ways?: WaysOptions | undefined;
 }
 
 /** What the runtime reports to whoever composed it. */
@@ -68,6 +85,8 @@ export interface RuntimeEvents {
   pathChanged(peer: PeerRecord): void;
   /** Interfaces or addresses of the host changed, or a peer sees this node at another address. */
   endpointsDirty(): void;
+  /** Members, their approved routes or what they offer changed. */
+  membersChanged?(): void;
   /** This node is no member any more. */
   removed(reason: string, by: string | undefined): void;
   /** The data plane ended by itself. */
@@ -76,6 +95,8 @@ export interface RuntimeEvents {
 
 export class NodeRuntime {
   readonly mesh: MeshNode;
+  /** How the NAT in front of this node chooses ports, as discovery found it. */
+  natMapping: Mapping = Mapping.UNKNOWN;
   /** Handshake datagrams that passed the gate and changed nothing, by drop reason (a closed list). */
   readonly handshakeDrops: Map<string, number> = new Map();
   readonly #deps: RuntimeDeps;
@@ -84,6 +105,12 @@ export class NodeRuntime {
   readonly #members: Members;
   readonly #persistence: Persistence;
   readonly #pings: Pings;
+  readonly #ways: Ways;
+  readonly #punches: Punches;
+  readonly #pathQueries: PathQueries;
+  readonly #idle: IdleSessions;
+  readonly #channels: PeerChannels;
+  readonly #streams: PeerStreams;
   #sessions: Sessions | undefined;
   #plane: DataplaneHandle | undefined;
   #link: PlaneLink | undefined;
@@ -92,6 +119,7 @@ export class NodeRuntime {
   /** Addresses at which peers see this node. */
   readonly #observed = new Map<number, { readonly endpoint: Uint8Array; atMs: number }>();
   #lastEpochId = 0;
+  #toldKept = "";
   #tickAtMs = Infinity;
   #timerAtMs = Infinity;
   #cancelTimer: (() => void) | undefined;
@@ -106,9 +134,78 @@ export class NodeRuntime {
     this.#events = events;
     this.mesh = mesh;
     this.#members = new Members(
-      { mesh, log, nodeId: deps.identity.nodeId, send: (command) => this.#link?.send(command) },
+      {
+        mesh,
+        log,
+        nodeId: deps.identity.nodeId,
+        send: (command) => this.#link?.send(command),
+        otherWays: (peer) => [
+          ...this.#channels.candidates(peer),
+          ...this.#ways.candidates(clock.now(), peer.nodeId),
+        ],
+      },
       options,
     );
+    this.#ways = new Ways(
+      {
+        identity: deps.identity,
+        mesh,
+        random: deps.random,
+        peers: () => this.peers,
+        send: (command) => this.#link?.send(command),
+        figures: (slot) => this.#plane?.peerFigures(slot),
+        candidatesChanged: (now, peer) => {
+          this.#members.pushCandidates(peer, now.wallMs);
+          if (!peer.established) this.#sessions?.hurry(now, peer.slot);
+        },
+      },
+      options.ways,
+    );
+    this.#channels = new PeerChannels(
+      {
+        mesh,
+        clock,
+        log,
+        random: deps.random,
+        dial: deps.dialChannel,
+        peers: () => this.peers,
+        figures: (slot) => this.#plane?.peerFigures(slot),
+        paths: (peer) => this.#pathQueries.start(peer.slot),
+        send: (command) => this.#link?.send(command),
+        candidatesChanged: (peer) => this.#members.pushCandidates(peer, clock.now().wallMs),
+        hurry: (peer) => {
+          const now = clock.now();
+          this.#sessions?.hurry(now, peer.slot);
+          // a peer that was away may have forgotten this node, and has no other way to say so
+          this.#sessions?.rekey(now, peer.slot);
+          this.#pump(now);
+        },
+      },
+      options.channels ?? { server: undefined },
+    );
+    this.#streams = new PeerStreams({
+      identity: deps.identity,
+      random: deps.random,
+      clock,
+      log,
+      find: (nodeId) => this.#members.find(nodeId),
+      // while this node joins, the admins it joins through are no members yet
+      isTrusted: (peer) => peer.member !== undefined || (mesh.isJoining && peer.inviteId !== undefined),
+      figures: (slot) => this.#plane?.peerFigures(slot),
+      trySend: (command) => this.#link?.trySend(command) ?? false,
+      want: (peer) => {
+        if (peer.established) return;
+        const now = clock.now();
+        this.#sessions?.connect(now, peer.slot);
+        this.#ways.wanted(now, peer, true);
+        this.#pump(now);
+      },
+      handleControl: (peer, message) => {
+        const now = clock.now();
+        mesh.handleControl(now, peer.staticKey, message);
+        this.#pump(now);
+      },
+    });
     this.#persistence = new Persistence({
       storage,
       log,
@@ -120,10 +217,41 @@ export class NodeRuntime {
       isReady: (slot) => this.#plane?.peerFigures(slot).established === true,
       send: (slot, token) => this.#link?.send({ kind: "ping", peer: slot, token }),
     });
+    this.#pathQueries = new PathQueries({
+      clock,
+      ask: (slot, token) => this.#link?.send({ kind: "paths", peer: slot, token }),
+    });
+    this.#idle = new IdleSessions({
+      peers: () => this.peers.all(),
+      figures: (slot) => this.#plane?.peerFigures(slot),
+      isKept: (peer) => mesh.isNeighbour(peer.nodeId) || this.#ways.isHop(peer.nodeId),
+      tell: (peer, message) => mesh.tell(peer.nodeId, message),
+      disconnect: (now, peer) => {
+        log.info(`session with ${this.#members.nameOf(peer)} ends: nobody uses it`);
+        this.#sessions?.disconnect(now, peer.slot);
+        this.#checkDown(now, peer);
+      },
+    });
+    this.#punches = new Punches({
+      mesh,
+      peers: () => this.peers,
+      random: deps.random,
+      send: (command) => this.#link?.send(command),
+      figures: (slot) => this.#plane?.peerFigures(slot),
+      mapping: () => this.natMapping,
+    });
   }
 
   get peers(): PeerTable {
     return this.#members.peers;
+  }
+
+  get ways(): Ways {
+    return this.#ways;
+  }
+
+  get streams(): PeerStreams {
+    return this.#streams;
   }
 
   get plane(): DataplaneHandle | undefined {
@@ -147,6 +275,22 @@ export class NodeRuntime {
     this.#tickAtMs = this.#deps.clock.now().nowMs + TICK_MS;
   }
 
+  /** Serves channels where the options say so. @throws WeftError CHANNEL_LISTEN */
+  serveChannels(): Promise<void> {
+    return this.#channels.start();
+  }
+
+  get channels(): PeerChannels {
+    return this.#channels;
+  }
+
+  /** @param urls where others open channels to this node */
+  setOwnUrls(urls: readonly string[]): void {
+    const now = this.#deps.clock.now();
+    this.mesh.setOwnUrls(now, urls);
+    this.#pump(now);
+  }
+
   /** The mesh has its roster from the store: peers, routes and first dials follow. */
   start(): void {
     const now = this.#deps.clock.now();
@@ -155,7 +299,7 @@ export class NodeRuntime {
     this.#announceFromNow();
     const reachable = this.#members
       .others()
-      .filter((member) => this.mesh.candidates(member.nodeId, now.wallMs).length > 0)
+      .filter(({ nodeId }) => this.mesh.candidates(nodeId, now.wallMs).length + this.mesh.urls(nodeId).length > 0)
       .toSorted((a, b) => Number(b.roles.includes("admin")) - Number(a.roles.includes("admin")));
     for (const member of reachable.slice(0, START_DIALS)) this.#dial(now, member.nodeId, member.staticKey, undefined);
     this.mesh.handleTimeout(now);
@@ -219,12 +363,29 @@ export class NodeRuntime {
     this.#pump(now);
   }
 
+  /** Prefixes behind members, and prefixes behind this node, besides everybody's own addresses. */
+  setExtraTables(routes: readonly RouteEntry[], local: readonly LocalPrefix[]): void {
+    this.#members.setExtraTables(routes, local);
+  }
+
   /** One echo; dials first when there is no session. @returns undefined when nothing came back in time */
   ping(peer: PeerRecord, timeoutMs: number): Promise<Pong | undefined> {
     const now = this.#deps.clock.now();
     this.#sessions?.connect(now, peer.slot);
+    if (!this.#delivers(peer)) this.#ways.wanted(now, peer, true);
+    this.#channels.noteWanted(now.nowMs, peer);
     this.#pump(now);
     return this.#pings.start(peer.slot, timeoutMs);
+  }
+
+  /** Every path to the peer as the data plane sees it now. */
+  paths(peer: PeerRecord): Promise<readonly PlanePath[]> {
+    return this.#pathQueries.start(peer.slot);
+  }
+
+  /** What hole punching found out about that member; undefined when it never tried. */
+  punchReport(nodeId: Uint8Array): PunchReport | undefined {
+    return this.#punches.report(this.#deps.clock.now(), nodeId);
   }
 
   isOnline(peer: PeerRecord): boolean {
@@ -241,14 +402,24 @@ export class NodeRuntime {
     this.#closed = true;
     this.#cancelTimer?.();
     this.#pings.cancel();
+    this.#streams.close();
     this.#deps.timestamps.flush();
     await (this.mesh.self === undefined ? this.#persistence.settled() : this.#persistence.flush());
     this.#sessions?.close();
     this.#link?.close();
   }
 
+  /** Ends the channels; after close(), when the good-byes have had their time. */
+  closeChannels(): Promise<void> {
+    return this.#channels.close();
+  }
+
   handleEvent(event: PlaneEvent): void {
-    if (this.#closed) return;
+    if (this.#closed) {
+      // good-byes leave through channels too
+      if (event.kind === "channelOut") this.#channels.handleOut(event.id, event.datagram);
+      return;
+    }
     const now = this.#deps.clock.now();
     this.#takeEvent(now, event);
     this.#pump(now);
@@ -268,7 +439,8 @@ export class NodeRuntime {
         if (peer === undefined) return;
         peer.silent = false;
         if (innerKind === InnerKind.CONTROL) this.mesh.handleControl(now, peer.staticKey, payload);
-        else if (innerKind !== InnerKind.STREAM) sessions?.handleInner(now, slot, epochId, innerKind, payload);
+        else if (innerKind === InnerKind.STREAM) this.#streams.handleInner(peer, event.flags, event.aux, payload);
+        else sessions?.handleInner(now, slot, epochId, innerKind, payload);
         return;
       }
       case "proof":
@@ -276,8 +448,17 @@ export class NodeRuntime {
           sessions?.handleProof(now, event.peer, event.epochId);
         }
         return;
-      case "needSession":
+      case "needSession": {
         sessions?.connect(now, event.peer);
+        const peer = this.peers.bySlot(event.peer);
+        if (peer !== undefined) {
+          this.#channels.noteWanted(now.nowMs, peer);
+          this.#ways.wanted(now, peer, true);
+        }
+        return;
+      }
+      case "channelOut":
+        this.#channels.handleOut(event.id, event.datagram);
         return;
       case "wantRekey":
         if (this.#holder(event.peer, event.epochId) !== undefined) sessions?.rekey(now, event.peer);
@@ -286,7 +467,9 @@ export class NodeRuntime {
         const peer = this.peers.bySlot(event.peer);
         if (peer === undefined) return;
         peer.silent = true;
+        this.#channels.touch();
         sessions?.handleSilence(now, event.peer);
+        this.#ways.wanted(now, peer, true, true);
         return;
       }
       case "path": {
@@ -298,11 +481,24 @@ export class NodeRuntime {
         return;
       }
       case "observed":
-        // only members say where they see us, each has one say, and who merely asks to join has none
-        if (this.peers.bySlot(event.peer)?.member !== undefined) this.#observe(now, event.peer, event.endpoint);
+        // only members say where they see us, each has one say, and who merely asks to join has none; what others carried shows no address of ours
+        if (!isVirtualAddress(event.endpoint)) {
+          const peer = this.peers.bySlot(event.peer);
+          if (peer !== undefined) peer.seesUsAt = event.endpoint;
+          if (peer?.member !== undefined) this.#observe(now, event.peer, event.endpoint);
+        }
         return;
       case "pong":
         this.#pings.handlePong(event.peer, event.token, { rttMs: event.rttMs, endpoint: event.endpoint });
+        return;
+      case "viaFailed":
+        this.#ways.viaFailed(now, event.id, event.code);
+        return;
+      case "forwardExpired":
+        this.#ways.forwardExpired(now, event.label, event.from);
+        return;
+      case "paths":
+        this.#pathQueries.answered(event.token, event.paths);
         return;
       case "netlink":
         this.#events.endpointsDirty();
@@ -340,14 +536,20 @@ export class NodeRuntime {
   }
 
   #pathChanged(now: Now, peer: PeerRecord): void {
-    if (peer.endpoint !== undefined && peer.member !== undefined) {
+    if (peer.endpoint !== undefined && peer.member !== undefined && !isVirtualAddress(peer.endpoint)) {
       this.mesh.noteReached(now, peer.nodeId, peer.endpoint);
       this.#persistence.endpointsChanged(now.nowMs);
     }
+    this.#channels.touch();
+    if (peer.endpoint !== undefined) this.#channels.noteProven(peer.endpoint);
+    this.#ways.changed(now, peer);
+    this.#punches.pathChanged(now, peer);
     this.#events.pathChanged(peer);
   }
 
   #observe(now: Now, slot: number, endpoint: Uint8Array): void {
+    // through a channel or a via the peer sees no address of this node
+    if (isVirtualAddress(endpoint)) return;
     const known = this.#observed.get(slot);
     const isNews = known === undefined || !equal(known.endpoint, endpoint);
     if (known === undefined && this.#observed.size >= MAX_OBSERVED)
@@ -376,6 +578,7 @@ export class NodeRuntime {
     } finally {
       this.#pumping = false;
     }
+    this.#channels.settle();
     this.#arm();
   }
 
@@ -391,6 +594,8 @@ export class NodeRuntime {
         return;
       case "install":
         this.#lastEpochId = Math.max(this.#lastEpochId, output.epoch.epochId);
+        // only who is in the roster, or has an invite, gets this far
+        if (output.endpoint !== undefined) this.#channels.noteProven(output.endpoint);
         this.#link?.send(output);
         return;
       case "inner":
@@ -402,14 +607,17 @@ export class NodeRuntime {
         peer.silent = false;
         peer.stopping = false;
         peer.established = true;
+        this.#ways.changed(now, peer);
         if (!isNews) return;
         const keys = output.hybrid ? "hybrid post-quantum" : "classic";
         log.info(`session with ${this.#members.nameOf(peer)} is up (${keys} keys)`);
         this.mesh.peerUp(now, peer.staticKey);
+        this.#streams.peerUp(peer);
         return;
       }
       case "restarted":
         log.info(`${this.#members.nameOf(peer)} has restarted`);
+        this.#streams.peerRestarted(peer);
         return;
       case "failed":
         peer.lastError = output.reason;
@@ -432,6 +640,14 @@ export class NodeRuntime {
         this.#link?.send({ kind: "inner", peer: slot, epochId: 0, innerKind, flags: 0, aux: 0, payload: output.bytes });
         return;
       }
+      case "bulk":
+        void this.#streams.sendControl(output.nodeId, output.messages).then((wasTaken) => {
+          if (this.#closed) return;
+          const later = this.#deps.clock.now();
+          this.mesh.bulkDone(later, output.staticKey, wasTaken);
+          this.#pump(later);
+        });
+        return;
       case "persistStatement":
         this.#persistence.statement(output.hash, output.bytes);
         return;
@@ -448,6 +664,23 @@ export class NodeRuntime {
         const peer = this.#members.find(output.nodeId);
         if (peer !== undefined) this.#members.pushCandidates(peer, now.wallMs);
         this.#persistence.endpointsChanged(now.nowMs);
+        this.#events.membersChanged?.();
+        return;
+      }
+      case "routesChanged":
+        this.#events.membersChanged?.();
+        return;
+      case "policyChanged":
+        return;
+      case "userData":
+        if (output.state === "held") log.debug("user data waits until a member has confirmed the roster");
+        if (output.state === "refused")
+          log.warn("no user data is carried until a member has confirmed the roster: the network's policy says so");
+        this.#members.pushTables();
+        return;
+      case "keepJoiner": {
+        const peer = this.peers.byKey(output.staticKey);
+        if (peer !== undefined && peer.expiresAtMs !== Infinity) peer.expiresAtMs = now.nowMs + output.forMs;
         return;
       }
       case "dial":
@@ -471,6 +704,7 @@ export class NodeRuntime {
         const peer = this.peers.byKey(output.staticKey);
         if (peer === undefined) return;
         peer.stopping = true;
+        this.#ways.changed(now, peer);
         log.info(`${this.#members.nameOf(peer)} is stopping`);
         return;
       }
@@ -480,6 +714,17 @@ export class NodeRuntime {
         if (this.#left === undefined) this.#events.removed(output.reason, who);
         return;
       }
+      case "routing":
+        this.#ways.handle(now, output.nodeId, output.message);
+        return;
+      case "idle": {
+        const peer = this.peers.byKey(output.staticKey);
+        if (peer !== undefined) this.#idle.handle(now, peer, output.message);
+        return;
+      }
+      case "punch":
+        this.#punches.handle(now, output.nodeId, output.message);
+        return;
       case "left":
         this.#left?.(output.delivered);
         this.#left = undefined;
@@ -530,28 +775,58 @@ export class NodeRuntime {
     const admitted = this.#members.sync(this.#lastEpochId, now.wallMs);
     // a joiner's path was there before anybody knew whose it is
     for (const peer of admitted) if (peer.endpoint !== undefined) this.#pathChanged(now, peer);
+    // and what it said about this node before, while this node joined, counts from now on
+    for (const peer of this.peers.all()) {
+      if (peer.member === undefined || peer.seesUsAt === undefined || this.#observed.has(peer.slot)) continue;
+      if (this.#observed.size < MAX_OBSERVED) this.#observe(now, peer.slot, peer.seesUsAt);
+    }
+    this.#events.membersChanged?.();
   }
 
   #dial(now: Now, nodeId: Uint8Array, staticKey: Uint8Array, inviteId: Uint8Array | undefined): void {
     const peer = this.peers.byKey(staticKey) ?? this.#members.add(nodeId, staticKey, this.#lastEpochId);
     if (peer === undefined) return;
     peer.inviteId = inviteId;
+    this.#channels.noteWanted(now.nowMs, peer);
     this.#members.pushCandidates(peer, now.wallMs);
     this.#sessions?.connect(now, peer.slot);
+    if (!this.#delivers(peer)) this.#ways.wanted(now, peer, false);
+  }
+
+  /** There is a session, and a path that was not found wanting. */
+  #delivers(peer: PeerRecord): boolean {
+    return peer.established && peer.endpoint !== undefined && !peer.silent;
   }
 
   #drop(now: Now, peer: PeerRecord, reason: string): void {
     if (peer.member !== undefined) this.#deps.log.info(`dropped ${this.#members.nameOf(peer)}: ${reason}`);
     this.#sessions?.removePeer(now, peer.slot);
     this.#members.remove(peer);
+    this.#streams.peerGone(peer, reason);
     this.#pings.cancel(peer.slot);
+    this.#punches.forget(peer);
+    this.#idle.forget(peer.slot);
+    this.#ways.removed(now, peer);
     if (peer.established) this.mesh.peerDown(now, peer.staticKey);
     this.#events.pathChanged(peer);
+  }
+
+  /** Tells the plane whose paths have to stay open while idle: those who must be able to reach this node at any time. */
+  #tellKept(): void {
+    const kept = this.peers
+      .all()
+      .filter((peer) => peer.member !== undefined && peer.established && this.mesh.isNeighbour(peer.nodeId))
+      .map((peer) => peer.slot);
+    const text = kept.join();
+    if (text === this.#toldKept) return;
+    this.#toldKept = text;
+    this.#link?.send({ kind: "keepOpen", peers: kept });
   }
 
   #checkDown(now: Now, peer: PeerRecord): void {
     if (!peer.established || this.#sessions?.state(peer.slot, now.nowMs).established === true) return;
     peer.established = false;
+    this.#ways.changed(now, peer);
     this.mesh.peerDown(now, peer.staticKey);
   }
 
@@ -563,6 +838,8 @@ export class NodeRuntime {
       this.mesh.nextTimeout(),
       this.#deps.timestamps.nextTimeout(),
       this.#persistence.nextTimeout(),
+      this.#punches.nextTimeoutMs,
+      this.#ways.nextTimeoutMs,
       this.#tickAtMs,
     );
     if (dueMs === this.#timerAtMs) return;
@@ -580,10 +857,17 @@ export class NodeRuntime {
     this.mesh.handleTimeout(now);
     this.#deps.timestamps.handleTimeout(now.nowMs);
     this.#persistence.handleTimeout(now.nowMs);
+    this.#ways.handleTimeout(now);
+    this.#punches.handleTimeout(now);
     if (now.nowMs >= this.#tickAtMs) {
       this.#tickAtMs = now.nowMs + TICK_MS;
       for (const peer of this.peers.expired(now.nowMs)) this.#drop(now, peer, "it did not join in time");
       for (const peer of this.peers.all()) this.#checkDown(now, peer);
+      this.#channels.touch();
+      this.#ways.tick(now);
+      this.#punches.tick(now);
+      this.#idle.tick(now);
+      this.#tellKept();
     }
     this.#pump(now);
   }

@@ -4,7 +4,7 @@
  */
 import { type Path, PathState } from "./path.ts";
 import { PROBE_IN_USE_MS, SAMPLES_TO_COMPARE, type PathSet } from "./path-set.ts";
-import { pathCost, worthMoving } from "./select.ts";
+import { pathCost, PathKind, worthMoving } from "./select.ts";
 
 const FOLLOW_JITTER_MS = 50;
 const FOLLOW_MIN_SILENCE_MS = 60;
@@ -39,9 +39,33 @@ export class Chooser {
     if (slot === set.active) return;
     if (set.active >= 0) set.paths[set.active].unreportedSinceMs = -1;
     set.active = slot;
+    set.life.reset();
     this.changed = true;
     // Counters were used up elsewhere meanwhile.
     set.paths[slot].restartReports();
+  }
+
+  /** No path is left: data waits. */
+  deactivate(): void {
+    const set = this.#set;
+    this.#followSlot = -1;
+    set.duplicate = -1;
+    this.moveAtMs = Infinity;
+    if (set.active < 0) return;
+    set.active = -1;
+    this.changed = true;
+  }
+
+  /** A path was just failed from outside: nothing stays on it. */
+  left(nowMs: number, slot: number): void {
+    const set = this.#set;
+    if (set.duplicate === slot) {
+      set.duplicate = -1;
+      this.moveAtMs = Infinity;
+      // the doubt goes on; the next best stands by instead
+      if (set.active >= 0) this.standBy(nowMs);
+    }
+    if (set.active === slot) this.choose(nowMs);
   }
 
   /**
@@ -50,7 +74,7 @@ export class Chooser {
    */
   standBy(nowMs: number): boolean {
     const set = this.#set;
-    const warm = this.warm(set.active);
+    const warm = this.#standIn(set.active);
     if (warm < 0) return false;
     set.duplicate = warm;
     set.paths[warm].unreportedSinceMs = -1;
@@ -70,11 +94,25 @@ export class Chooser {
     return -1;
   }
 
-  #best(besides: number): number {
+  /**
+   * Who stands in for a path in doubt. Direct paths tend to fail together (one interface, one provider), so for one of them it is the best path of another kind,
+   * if there is one; the others are asked at once and take over again when they answer.
+   */
+  #standIn(besides: number): number {
+    const set = this.#set;
+    if (set.paths[besides].kind === PathKind.DIRECT) {
+      const other = this.#best(besides, PathKind.RELAY);
+      if (other >= 0) return other;
+    }
+    return this.warm(besides);
+  }
+
+  /** @param fromKind the most direct kind that counts */
+  #best(besides: number, fromKind: PathKind = PathKind.DIRECT): number {
     let best = -1;
     let bestCost = Infinity;
     for (const path of this.#set.paths) {
-      if (path.slot === besides || !path.eligible) continue;
+      if (path.slot === besides || path.kind < fromKind || !path.eligible) continue;
       const cost = costOf(path);
       if (best < 0 || cost < bestCost) {
         best = path.slot;

@@ -196,6 +196,10 @@ export class Delivery {
     set.counters.failovers++;
     this.#chooser.activate(set.duplicate);
     set.fail(nowMs, old, PathReason.UNDELIVERED);
+    // A more direct one that works takes over again as soon as it answers.
+    for (const other of set.paths) {
+      if (other.eligible && other.kind < set.paths[set.active].kind) set.probeAt(other, nowMs);
+    }
     // An answer to the question asked in the moment of doubt still clears it.
     old.suspectSinceMs = suspectSinceMs;
     set.probeAt(old, nowMs + PROBE_UPGRADING_MS);

@@ -16,6 +16,8 @@ export class PathMemory {
   readonly view: DataView;
   /** PATH_SCRATCH_BYTES; its content lives until the sink's emit() returns. */
   readonly scratch: number;
+  /** 16 zero bytes. */
+  readonly zeros: number;
   /** One name block for lookups. */
   readonly scratchName: number;
   readonly #slab: Slab;
@@ -26,6 +28,7 @@ export class PathMemory {
     this.u8 = slab.u8;
     this.view = slab.view;
     this.scratch = slab.allocate(PATH_SCRATCH_BYTES);
+    this.zeros = slab.allocate(16);
     this.scratchName = slab.allocate(NAME_BYTES);
   }
 

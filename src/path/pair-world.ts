@@ -2,8 +2,8 @@
  * Two ends of a peering over simulated links in virtual time, for the tests of this folder: each end is a PeerPaths with a plain stand-in for the
  * session (counters, replay check, one epoch number). Nothing but the given links, seeds and calls decides what happens.
  */
-import { NAME_BYTES, NAME_FAMILY, NAME_PORT, NAME_REMOTE } from "../base/name.ts";
-import { endpointToBytes, parseEndpoint } from "../base/endpoint.ts";
+import { NAME_BYTES, NAME_FAMILY, readName, writeName } from "../base/name.ts";
+import { endpointToBytes, parseEndpoint, type VirtualType, virtualEndpoint } from "../base/endpoint.ts";
 import { SeededRandom } from "../base/random.ts";
 import { Slab } from "../base/slab.ts";
 import { InnerKind, outerPacketBytes } from "../wire/data.ts";
@@ -43,6 +43,12 @@ export function link(a: string, b: string, delayMs: number, extra: Partial<Link>
   };
 }
 
+/** A way that is no underlay address; both ends name it alike. @param pathKind 1 relay, 2 transit */
+export function virtualLink(type: VirtualType, pathKind: number, id: number, delayMs: number): Link {
+  const name = virtualEndpoint(type, pathKind, id);
+  return { ...link("0.0.0.0:1", "0.0.0.0:1", delayMs), a: name, b: name };
+}
+
 export interface Datagram {
   readonly kind: number;
   readonly payload: Uint8Array;
@@ -73,10 +79,10 @@ export class End {
   readonly #inbox: number;
   readonly #inboxName: number;
 
-  constructor(world: World, isA: boolean, localMtuBytes: number, keepaliveMs: number) {
+  constructor(world: World, isA: boolean, localMtuBytes: number, keepsOpen: boolean) {
     this.world = world;
     this.isA = isA;
-    this.paths = this.makePaths(localMtuBytes, keepaliveMs);
+    this.paths = this.makePaths(localMtuBytes, keepsOpen);
     this.#inbox = this.slab.allocate(16_384);
     this.#inboxName = this.slab.allocate(NAME_BYTES);
     this.sink = {
@@ -84,19 +90,16 @@ export class End {
     };
   }
 
-  makePaths(localMtuBytes: number, keepaliveMs = 0): PeerPaths {
+  makePaths(localMtuBytes: number, keepsOpen = false): PeerPaths {
     const random = new SeededRandom(this.world.random.u32());
-    return new PeerPaths({ slab: this.slab, random }, { localMtuBytes, keepaliveMs });
+    const paths = new PeerPaths({ slab: this.slab, random }, { localMtuBytes });
+    paths.setKeepsOpen(this.world.nowMs, keepsOpen);
+    return paths;
   }
 
   /** A name block for an endpoint; overwritten by the next call. */
   name(remote: Uint8Array): number {
-    const { u8 } = this.slab;
-    u8.fill(0, this.#inboxName, this.#inboxName + NAME_BYTES);
-    u8.set(remote.subarray(0, 16), this.#inboxName + NAME_REMOTE);
-    u8.set(remote.subarray(16, 18), this.#inboxName + NAME_PORT);
-    u8[this.#inboxName + NAME_FAMILY] = remote[0] === 0 ? 4 : 6;
-    return this.#inboxName;
+    return writeName(this.slab.u8, remote, this.#inboxName);
   }
 
   /** The active remote endpoint, or undefined. */
@@ -105,11 +108,7 @@ export class End {
   }
 
   #remote(name: number): Uint8Array {
-    const { u8 } = this.slab;
-    const bytes = new Uint8Array(18);
-    bytes.set(u8.subarray(name + NAME_REMOTE, name + NAME_REMOTE + 16));
-    bytes.set(u8.subarray(name + NAME_PORT, name + NAME_PORT + 2), 16);
-    return bytes;
+    return readName(this.slab.u8, name);
   }
 
   #emit(kind: number, name: number, payload: number, bytes: number): boolean {
@@ -178,11 +177,11 @@ export class World {
   #events: Event[] = [];
   #order = 0;
 
-  constructor(links: Link[], options: { seed?: number; mtuBytes?: number; keepaliveMs?: number } = {}) {
+  constructor(links: Link[], options: { seed?: number; mtuBytes?: number; keepsOpen?: boolean } = {}) {
     this.random = new SeededRandom(options.seed ?? 1);
     this.links = links;
-    this.a = new End(this, true, options.mtuBytes ?? 1500, options.keepaliveMs ?? 0);
-    this.b = new End(this, false, options.mtuBytes ?? 1500, options.keepaliveMs ?? 0);
+    this.a = new End(this, true, options.mtuBytes ?? 1500, options.keepsOpen ?? false);
+    this.b = new End(this, false, options.mtuBytes ?? 1500, options.keepsOpen ?? false);
   }
 
   /** Both ends know all links' addresses and finish a handshake over the first link. */

@@ -2,21 +2,24 @@
  * The paths of one peer as a set: at most 8 records with their name blocks, who makes room for whom, and the changes of state that the rules
  * share (proven, failed, when to ask next). Owned by PeerPaths, which is the only one outside this folder to be used.
  */
+import { isVirtualAddress, VirtualType } from "../base/endpoint.ts";
 import {
   NAME_BYTES,
   NAME_FAMILY,
   NAME_INTERFACE,
   NAME_LOCAL,
-  NAME_PORT,
   NAME_REMOTE,
-  NAME_SCOPE,
+  readName,
   sameRemote,
+  writeName,
 } from "../base/name.ts";
 import type { Random } from "../base/random.ts";
-import { OUTER_IPV4_BYTES, OUTER_IPV6_BYTES } from "../wire/data.ts";
+import { DATA_OVERHEAD_BYTES, OUTER_IPV4_BYTES, OUTER_IPV6_BYTES } from "../wire/data.ts";
+import { TRANSIT_LABEL_BYTES } from "../wire/transit.ts";
+import { MappingLife } from "./mapping-life.ts";
 import { MAX_PATHS, type PathMemory } from "./memory.ts";
 import { Path, PathCounters, type PathFigures, PATH_REASONS, PathReason, PathState } from "./path.ts";
-import { pathCost, worthMoving } from "./select.ts";
+import { pathCost, PathKind, worthMoving } from "./select.ts";
 
 export const ENDPOINT_BYTES = 18;
 /** Fewer round trips say too little to leave a working path. */
@@ -45,7 +48,6 @@ export interface PathSink {
 
 export interface PathSetOptions {
   readonly localMtuBytes: number;
-  readonly keepaliveMs: number;
 }
 
 export class PathSet {
@@ -62,7 +64,9 @@ export class PathSet {
   lastDataMs: number = -Infinity;
   /** A session exists or existed: before that nothing can be sealed. */
   live = false;
-  readonly #keepaliveMs: number;
+  /** The active path of an idle peer is kept open through the NATs on its way. */
+  keepsOpen = false;
+  readonly life: MappingLife = new MappingLife();
   readonly #names: number;
   /** Per slot, the address at which the peer sees us. */
   readonly #observed: Uint8Array = new Uint8Array(MAX_PATHS * ENDPOINT_BYTES);
@@ -78,7 +82,6 @@ export class PathSet {
     this.view = memory.view;
     this.random = random;
     this.#localMtuBytes = options.localMtuBytes;
-    this.#keepaliveMs = options.keepaliveMs;
     this.#names = memory.takeNames();
     const paths: Path[] = [];
     for (let slot = 0; slot < MAX_PATHS; slot++) paths.push(new Path(slot, this.#names + slot * NAME_BYTES));
@@ -128,7 +131,7 @@ export class PathSet {
   scheduleProbe(nowMs: number, path: Path): void {
     const isActive = path.slot === this.active;
     let delayMs: number;
-    if (!this.inUse(nowMs)) delayMs = isActive && this.#keepaliveMs > 0 ? this.#keepaliveMs : Infinity;
+    if (!this.inUse(nowMs)) delayMs = isActive && this.keepsOpen ? this.life.intervalMs : Infinity;
     else if (path.state === PathState.DEAD && !isActive) {
       const doublings = Math.min(path.attempts, DEAD_RETRY_DOUBLINGS);
       delayMs = Math.min(DEAD_RETRY_MAX_MS, PROBE_UPGRADING_MS * 2 ** doublings);
@@ -237,7 +240,8 @@ export class PathSet {
       this.release(this.paths[slot]);
     }
     const path = this.paths[slot];
-    path.reset(nowMs, this.#nextId, this.#limitBytes());
+    path.reset(nowMs, this.#nextId, this.#limitBytes(name));
+    path.kind = this.#kindOf(name);
     this.#nextId = (this.#nextId % 65_535) + 1;
     path.reason = reason;
     this.u8.copyWithin(path.name, name, name + NAME_BYTES);
@@ -288,14 +292,24 @@ export class PathSet {
     this.#applyLimit(nowMs);
   }
 
-  #limitBytes(): number {
-    return this.#remoteMtuBytes > 0 ? Math.min(this.#localMtuBytes, this.#remoteMtuBytes) : this.#localMtuBytes;
+  /** A via takes what its hop's path takes, less what wrapping adds: at best this. */
+  #limitBytes(name: number): number {
+    const ends = this.#remoteMtuBytes > 0 ? Math.min(this.#localMtuBytes, this.#remoteMtuBytes) : this.#localMtuBytes;
+    const isVia = this.u8[name + NAME_FAMILY] === VirtualType.LABEL;
+    return isVia ? ends - DATA_OVERHEAD_BYTES - TRANSIT_LABEL_BYTES : ends;
+  }
+
+  #kindOf(name: number): PathKind {
+    const family = this.u8[name + NAME_FAMILY];
+    if (family >= 4) return PathKind.DIRECT;
+    if (family === VirtualType.CHANNEL) return PathKind.CHANNEL;
+    return this.u8[name + NAME_REMOTE + 9] === 1 ? PathKind.RELAY : PathKind.TRANSIT;
   }
 
   #applyLimit(nowMs: number): void {
     for (const path of this.paths) {
       if (!path.used) continue;
-      path.mtu.setLimit(nowMs, this.#limitBytes());
+      path.mtu.setLimit(nowMs, this.#limitBytes(path.name));
       if (path.state === PathState.ALIVE) this.wakeAt(path.mtu.nextMs);
     }
   }
@@ -313,9 +327,9 @@ export class PathSet {
     return this.u8[path.name + NAME_FAMILY];
   }
 
-  /** Outer IP and UDP headers on this path, bytes. */
+  /** Outer IP and UDP headers on this path, bytes; a virtual path is reckoned as IPv6. */
   outerBytes(path: Path): number {
-    return this.family(path) === 6 ? OUTER_IPV6_BYTES : OUTER_IPV4_BYTES;
+    return this.family(path) === 4 ? OUTER_IPV4_BYTES : OUTER_IPV6_BYTES;
   }
 
   /** Replies leave from the local address that the peer's packet came to. */
@@ -335,26 +349,24 @@ export class PathSet {
 
   /** @param endpoint 18 bytes @param at name block to write */
   writeName(endpoint: Uint8Array, at: number): void {
-    const u8 = this.u8;
-    u8.fill(0, at, at + NAME_BYTES);
-    u8.set(endpoint.subarray(0, 16), at + NAME_REMOTE);
-    u8.set(endpoint.subarray(16, 18), at + NAME_PORT);
-    let zeros = 0;
-    while (zeros < 10 && endpoint[zeros] === 0) zeros++;
-    u8[at + NAME_FAMILY] = zeros === 10 && endpoint[10] === 0xff && endpoint[11] === 0xff ? 4 : 6;
-    this.view.setUint32(at + NAME_SCOPE, 0, true);
+    writeName(this.u8, endpoint, at);
   }
 
-  /** @param at offset of the 18 bytes by which the peer says it sees us on this path */
-  noteObserved(path: Path, at: number): void {
+  /** @param at offset of the 18 bytes by which the peer says it sees us on this path @returns false when that is another address than before */
+  noteObserved(path: Path, at: number): boolean {
+    // through a via or channel the peer sees no address of ours
+    if (path.kind !== PathKind.DIRECT || isVirtualAddress(this.u8, at)) return true;
     const base = path.slot * ENDPOINT_BYTES;
+    const isFirst = (this.#observed[base + 16]! | this.#observed[base + 17]!) === 0;
     let changed = false;
     for (let i = 0; i < ENDPOINT_BYTES; i++) {
       if (this.#observed[base + i] === this.u8[at + i]) continue;
       this.#observed[base + i] = this.u8[at + i]!;
       changed = true;
     }
-    if (changed) this.#observedSlot = path.slot;
+    if (!changed) return true;
+    this.#observedSlot = path.slot;
+    return isFirst;
   }
 
   takeObserved(): Uint8Array | undefined {
@@ -368,12 +380,10 @@ export class PathSet {
     const all: PathFigures[] = [];
     for (const path of this.paths) {
       if (!path.used) continue;
-      const endpoint = new Uint8Array(ENDPOINT_BYTES);
-      endpoint.set(this.u8.subarray(path.name + NAME_REMOTE, path.name + NAME_REMOTE + 16));
-      endpoint.set(this.u8.subarray(path.name + NAME_PORT, path.name + NAME_PORT + 2), 16);
       all.push({
-        endpoint,
+        endpoint: readName(this.u8, path.name),
         active: path.slot === this.active,
+        duplicate: path.slot === this.duplicate,
         state: path.state,
         reason: PATH_REASONS[path.reason],
         rttMs: path.rtt.smoothedMs,
@@ -384,6 +394,7 @@ export class PathSet {
         verifiedMtuBytes: path.mtu.verifiedBytes,
         rateBps: path.rate.bps,
         ceCount: path.ceCount,
+        lastReceivedMs: path.lastReceivedMs,
       });
     }
     return all;

@@ -31,6 +31,7 @@ export const PathReason = {
   UNANSWERED: 5,
   UNDELIVERED: 6,
   LOSSY: 7,
+  VIA_FAILED: 8,
 } as const;
 export type PathReason = (typeof PathReason)[keyof typeof PathReason];
 export const PATH_REASONS: readonly string[] = [
@@ -42,6 +43,7 @@ export const PATH_REASONS: readonly string[] = [
   "probes are not answered",
   "data was not reported as received",
   "lost more than 30 % of the packets",
+  "a node on the way cannot pass it on",
 ];
 
 /** Figures of one path for status, a copy. */
@@ -49,6 +51,8 @@ export interface PathFigures {
   /** 18 bytes: v4-mapped address ‖ port u16. */
   readonly endpoint: Uint8Array;
   readonly active: boolean;
+  /** Carries a copy while delivery on the active one is in doubt. */
+  readonly duplicate: boolean;
   readonly state: PathState;
   readonly reason: string;
   /** Smoothed, 95th percentile and jitter, ms; −1 when unknown. */
@@ -64,6 +68,8 @@ export interface PathFigures {
   readonly rateBps: number;
   /** CE-marked packets received, wraps at 65,536. */
   readonly ceCount: number;
+  /** When something authenticated last came in on it; −1 = never. */
+  readonly lastReceivedMs: number;
 }
 
 const PATIENCE_MIN_MS = 20;

@@ -8,13 +8,13 @@
  *   pongs: unreported for RTT + 2 intervals + 20 ms sends on `duplicate` too, one more interval moves), or when another path is clearly better.
  * - Every answer is at most as large as its question; probes and answers are limited per second and counted.
  * - A path carries the number of its attempt: late answers to an earlier one are counted and change nothing.
- * - Without data for 30 s nothing is sent, unless a keepalive is configured.
+ * - Without data for 30 s nothing is sent, unless the path is to be kept open (setKeepsOpen, mapping-life.ts).
  *
  * Rooms: path-set.ts owns the records, prober.ts asks and answers, delivery.ts reports and notices black holes, chooser.ts decides. Call order
  * per received run of packets: handleProbe/handleProbeAck/handleReport for the packets in it, then received() for the run.
  */
 import type { Drop } from "../base/drop.ts";
-import { sameRemote } from "../base/name.ts";
+import { NAME_FAMILY, NAME_SOCKET, sameRemote } from "../base/name.ts";
 import type { Random } from "../base/random.ts";
 import type { Slab } from "../base/slab.ts";
 import { Chooser } from "./chooser.ts";
@@ -38,8 +38,6 @@ export interface PeerPathsDeps {
 export interface PeerPathsOptions {
   /** Largest underlay IP packet of this host's interfaces, bytes. @default 1280 */
   readonly localMtuBytes?: number;
-  /** Keep NAT mappings of an idle peer's active path open this often, ms; 0 = never. @default 0 */
-  readonly keepaliveMs?: number;
 }
 
 export class PeerPaths {
@@ -54,7 +52,6 @@ export class PeerPaths {
   constructor(deps: PeerPathsDeps, options: PeerPathsOptions = {}) {
     this.#set = new PathSet(PathMemory.of(deps.slab), deps.random, {
       localMtuBytes: options.localMtuBytes ?? PMTU_BASE_BYTES,
-      keepaliveMs: options.keepaliveMs ?? 0,
     });
     this.#chooser = new Chooser(this.#set);
     this.#prober = new Prober(this.#set, this.#chooser);
@@ -104,6 +101,22 @@ export class PeerPaths {
   activeName(): number {
     const set = this.#set;
     return set.active < 0 ? 0 : set.paths[set.active].name;
+  }
+
+  /** Data goes straight to an underlay address of the peer, and that path is alive. */
+  get isDirect(): boolean {
+    const { active, paths, view } = this.#set;
+    return (
+      active >= 0 && paths[active].state === PathState.ALIVE && view.getUint8(paths[active].name + NAME_FAMILY) >= 4
+    );
+  }
+
+  /** Some path lives on that extra socket. @param id as in NAME_SOCKET */
+  usesSocket(id: number): boolean {
+    const set = this.#set;
+    return set.paths.some(
+      (path) => path.used && path.state === PathState.ALIVE && set.view.getUint32(path.name + NAME_SOCKET, true) === id,
+    );
   }
 
   /** @param slot 0–7 @returns slab offset of its name block */
@@ -239,6 +252,32 @@ export class PeerPaths {
     if (slot >= 0 && this.#set.paths[slot].lastReceivedMs >= 0) this.confirm(nowMs, name);
   }
 
+  /**
+   * The path of this name is known not to deliver (a node on the way said so): data moves at once, and it is asked again with back-off.
+   * @returns true when there is such a path and it was alive
+   */
+  failed(nowMs: number, name: number): boolean {
+    const set = this.#set;
+    const slot = set.find(name);
+    if (slot < 0 || set.paths[slot].state !== PathState.ALIVE) return false;
+    set.fail(nowMs, set.paths[slot], PathReason.VIA_FAILED);
+    this.#chooser.left(nowMs, slot);
+    return true;
+  }
+
+  /** The name leads nowhere any more: its path is forgotten, also an active one. @returns true when there was one */
+  remove(nowMs: number, name: number): boolean {
+    const set = this.#set;
+    const slot = set.find(name);
+    if (slot < 0) return false;
+    set.fail(nowMs, set.paths[slot], PathReason.VIA_FAILED);
+    this.#chooser.left(nowMs, slot);
+    if (set.active === slot) this.#chooser.deactivate();
+    set.release(set.paths[slot]);
+    this.#chooser.forget(slot);
+    return true;
+  }
+
   /** This host's addresses, interfaces or routes changed: forget sticky sources and ask every path again now. */
   addressesChanged(nowMs: number): void {
     const set = this.#set;
@@ -255,6 +294,14 @@ export class PeerPaths {
       set.probeAt(path, nowMs);
       if (path.state === PathState.ALIVE) path.mtu.verify(nowMs);
     }
+  }
+
+  /** Whether NAT mappings of the active path are to be kept open while the peer is idle: for neighbours, which have to be found any time. */
+  setKeepsOpen(nowMs: number, keepsOpen: boolean): void {
+    const set = this.#set;
+    if (set.keepsOpen === keepsOpen) return;
+    set.keepsOpen = keepsOpen;
+    if (keepsOpen && set.active >= 0 && set.live) set.scheduleProbe(nowMs, set.paths[set.active]);
   }
 
   setLocalMtu(nowMs: number, mtuBytes: number): void {

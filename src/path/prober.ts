@@ -23,6 +23,7 @@ import type { Chooser } from "./chooser.ts";
 import { type Path, PathReason, PathState } from "./path.ts";
 import { type PathSet, type PathSink, timestampUs } from "./path-set.ts";
 import { ProbeTable } from "./probe-table.ts";
+import { PathKind } from "./select.ts";
 
 const PROBES_PER_SECOND = 20;
 const PROBES_BURST = 40;
@@ -79,13 +80,15 @@ export class Prober {
       return Drop.RATE_LIMIT;
     }
     set.stickSource(path.name, name);
-    const scratch = set.memory.scratch;
+    const { scratch, zeros } = set.memory;
+    const isDirect = path.kind === PathKind.DIRECT;
     encodeProbeAck(
       set.view,
       scratch,
       probe,
-      path.name + NAME_REMOTE,
-      set.view.getUint16(path.name + NAME_PORT, true),
+      // where a virtual path comes from is our own affair
+      isDirect ? path.name + NAME_REMOTE : zeros,
+      isDirect ? set.view.getUint16(path.name + NAME_PORT, true) : 0,
       datagramBytes & 0xffff,
       timestampUs(nowMs),
     );
@@ -123,7 +126,8 @@ export class Prober {
     path.announced = true;
     path.misses = 0;
     path.attempts = 0;
-    set.noteObserved(path, payload + PROBE_ACK_OBSERVED);
+    const isSame = set.noteObserved(path, payload + PROBE_ACK_OBSERVED);
+    if (set.keepsOpen && slot === set.active && !set.inUse(nowMs)) set.life.answered(isSame);
     path.noteTimestamp(nowMs, ack.timestampUs);
     const sizeBytes = this.#waiting.sizeBytes(entry);
     if (sizeBytes > 0) {
@@ -231,7 +235,7 @@ export class Prober {
       path.misses = Math.min(path.misses, 1);
     }
     if (path.misses < MISSES_UNTIL_DEAD) {
-      if (set.inUse(nowMs)) set.probeAt(path, nowMs);
+      if (set.inUse(nowMs) || (set.keepsOpen && path.slot === set.active)) set.probeAt(path, nowMs);
       return;
     }
     set.fail(nowMs, path, PathReason.UNANSWERED);

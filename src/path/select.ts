@@ -1,10 +1,10 @@
 /**
- * Which of two paths is the better one: direct over relay over transit, then round-trip time and loss together; and by how much it must be
+ * Which of two paths is the better one: direct over relay over channel over transit, then round-trip time and loss together; and by how much it must be
  * better before traffic moves. Source: docs/protocol.md, "Paths".
  */
 
-/** How a path reaches the peer; a lower number is preferred whatever its figures. */
-export const PathKind = { DIRECT: 0, RELAY: 1, TRANSIT: 2 } as const;
+/** How a path reaches the peer; a lower number is preferred whatever its figures. A channel is a relay over TCP: the last of the relays. */
+export const PathKind = { DIRECT: 0, RELAY: 1, CHANNEL: 2, TRANSIT: 3 } as const;
 export type PathKind = (typeof PathKind)[keyof typeof PathKind];
 
 const KIND_COST_MS = 1e6;

@@ -94,6 +94,9 @@ export class Epoch {
 export class EpochTable {
   readonly #aead: AeadPort;
   readonly #options: Required<EpochTableOptions>;
+  readonly #maxAgeMs: number;
+  /** The owner's clock, for take(). */
+  nowMs = 0;
   /** Open addressing, linear probing, ≤ ¼ full: receiver index → position in #slots + 1 (0 = empty). */
   readonly #keys: Uint32Array;
   readonly #positions: Int32Array;
@@ -116,6 +119,7 @@ export class EpochTable {
       replayCounters: 8192,
       ...options,
     });
+    this.#maxAgeMs = this.#options.maxAgeMs;
     const places = options.maxPeers * EPOCHS_PER_PEER;
     let capacity = 16;
     while (capacity < places * 4) capacity *= 2;
@@ -172,9 +176,15 @@ export class EpochTable {
    * @returns Drop.NONE, or Drop.KEY_EXPIRED when the key is too old, destroyed, or has sealed too much
    */
   takeCounter(epoch: Epoch, nowMs: number, bytes: number): number {
+    this.nowMs = nowMs;
+    return this.take(epoch, bytes);
+  }
+
+  /** HOT. takeCounter() at the time in `nowMs`: as an argument a fraction may have to be boxed for every packet. */
+  take(epoch: Epoch, bytes: number): number {
     // one more block for the tag
     const blocks = epoch.blocksSealed + ((bytes + 31) >>> 4);
-    if (blocks > epoch.maxBlocks || !epoch.live || nowMs - epoch.installedAtMs >= this.#options.maxAgeMs)
+    if (blocks > epoch.maxBlocks || !epoch.live || this.nowMs - epoch.installedAtMs >= this.#maxAgeMs)
       return Drop.KEY_EXPIRED;
     epoch.blocksSealed = blocks;
     epoch.takenLow = epoch.counterLow;

@@ -8,7 +8,7 @@
  *   3 mac1, one HMAC (cookie replies have none)
  *   4 under load: an init needs mac2 under the current or the previous cookie secret, else a cookie reply is prepared (at most 5,000/s, and
  *     20/s for each address of a member, whatever the flood from elsewhere)
- *   5 under load: a token bucket per source /24 or /64, 20/s, burst 5, in a table of fixed size
+ *   5 under load: a token bucket per source /24, /64 or virtual endpoint, 20/s, burst 5, in a table of fixed size
  * A response needs no mac2: its 32-bit index proves that it answers an init of ours, which is all a cookie would prove.
  * A cookie reply is smaller than what it answers (56 of 176 bytes), so it amplifies nothing.
  */
@@ -288,11 +288,12 @@ export class HandshakeGate {
   /** One token of the source's prefix. A source not in its set takes the place of the one unused for longest. */
   #takeToken(nowMs: number, name: number): boolean {
     const view = this.#slab.view;
-    const isV4 = this.#slab.u8[name + NAME_FAMILY] === 4;
-    const high = isV4 ? 0xffff : view.getUint32(name + NAME_REMOTE, false);
-    const low = isV4
-      ? (view.getUint32(name + NAME_REMOTE + 12, false) & 0xffffff00) >>> 0
-      : view.getUint32(name + NAME_REMOTE + 4, false);
+    const family = this.#slab.u8[name + NAME_FAMILY];
+    const high = family === 4 ? 0xffff : view.getUint32(name + NAME_REMOTE, false);
+    let low = view.getUint32(name + NAME_REMOTE + 4, false);
+    if (family === 4) low = (view.getUint32(name + NAME_REMOTE + 12, false) & 0xffffff00) >>> 0;
+    // each via and channel by itself: they share one prefix that no wire has
+    else if (family < 4) low = view.getUint32(name + NAME_REMOTE + 12, false);
     let hash = Math.imul(high ^ this.#bucketSeed, 0x9e3779b1) ^ Math.imul(low, 0x85ebca6b);
     hash = Math.imul(hash ^ (hash >>> 15), 0xc2b2ae35);
     const set = ((hash ^ (hash >>> 13)) & (BUCKETS / WAYS - 1)) * WAYS;

@@ -147,6 +147,26 @@ test("without answers inits follow 1 s × 1.5 with jitter for 90 s, then it is r
   works(pair);
 });
 
+test("a new way to the peer sends the init that waits again at once; without one that waits nothing happens", () => {
+  const pair = new SessionPair({ seed: 5 });
+  pair.recorded = [];
+  const hurry = (): void => pair.drive(pair.a, (sessions, now) => sessions.hurry(now, 0));
+  hurry();
+  assert.deepEqual(sentOf(pair, INIT), []);
+  pair.cut.fill(1);
+  pair.connect(pair.a);
+  pair.run(20_000);
+  const before = sentOf(pair, INIT).length;
+  pair.cut.fill(0);
+  hurry();
+  assert.equal(sentOf(pair, INIT).length, before + 1);
+  pair.run(pair.nowMs + 500);
+  assert.ok(pair.a.sessions.state(0).established);
+  hurry();
+  assert.equal(sentOf(pair, INIT).length, before + 1);
+  works(pair);
+});
+
 test("both inits at once: each side answers, and both settle on the epoch begun by the smaller id", () => {
   let bothCompleted = 0;
   for (let seed = 1; seed <= 40; seed++) {

@@ -53,6 +53,17 @@ export class Sessions {
     this.#want(now, session);
   }
 
+  /** There is a new way to the peer: an init that waits for its answer goes out again now, and soon after. */
+  hurry(now: Now, slot: number): void {
+    const session = this.#core.peers.get(slot);
+    const attempt = session?.attempt;
+    if (session === undefined || attempt === undefined || now.nowMs >= attempt.giveUpAtMs) return;
+    attempt.retryAtMs = now.nowMs;
+    attempt.retryMs = this.#core.times.retryMs;
+    this.#timers(now, session);
+    this.#core.schedule(session);
+  }
+
   /** Replaces the epoch; does nothing while a handshake of ours is under way. */
   rekey(now: Now, slot: number): void {
     const session = this.#core.session(slot);
@@ -62,6 +73,14 @@ export class Sessions {
   /** Data was sent for a while and nothing came back: a handshake begins, the live epoch stays until another is proven. */
   handleSilence(now: Now, slot: number): void {
     this.rekey(now, slot);
+  }
+
+  /** Ends the session: keys are thrown away on both planes, the peer stays known, and the next connect() begins anew. */
+  disconnect(_now: Now, slot: number): void {
+    const session = this.#core.peers.get(slot);
+    if (session === undefined) return;
+    for (const epochId of session.epochs.keys()) this.#core.outputs.push({ kind: "retire", peer: slot, epochId, afterMs: 0 });
+    this.#core.forget(session);
   }
 
   /** Forgets the peer and its secrets. The owner tells the data plane itself. */

@@ -15,13 +15,13 @@ const POLLOUT = 0x004;
 const POLLERR = 0x008;
 const POLLHUP = 0x010;
 const POLLNVAL = 0x020;
-const SLOTS = 5;
+const SLOTS = 6;
 const MAX_WAIT_MS = 1000;
 
 /** Ready bits per slot: readable, writable, error (0 = a failure makes it readable, so that the next read tells). */
-const READABLE: readonly number[] = [Ready.TUN, Ready.UDP4, Ready.UDP6, Ready.WAKE, Ready.NETLINK];
-const WRITABLE: readonly number[] = [Ready.TUN_WRITABLE, Ready.UDP4_WRITABLE, Ready.UDP6_WRITABLE, 0, 0];
-const FAILED: readonly number[] = [0, Ready.UDP4_ERROR, Ready.UDP6_ERROR, 0, 0];
+const READABLE: readonly number[] = [Ready.TUN, Ready.UDP4, Ready.UDP6, Ready.WAKE, Ready.NETLINK, Ready.UDP4];
+const WRITABLE: readonly number[] = [Ready.TUN_WRITABLE, Ready.UDP4_WRITABLE, Ready.UDP6_WRITABLE, 0, 0, 0];
+const FAILED: readonly number[] = [0, Ready.UDP4_ERROR, Ready.UDP6_ERROR, 0, 0, 0];
 
 export interface PollDescriptors {
   /** −1 or left out: none. They stay the caller's to close, after the last wait(). */
@@ -30,6 +30,8 @@ export interface PollDescriptors {
   readonly udp6?: number;
   readonly wake?: number;
   readonly netlink?: NetlinkListener | undefined;
+  /** Readiness of the extra IPv4 sockets; shows as UDP4. */
+  readonly udpExtra?: number;
 }
 
 /**
@@ -67,6 +69,7 @@ class Poll implements PollPort {
       descriptors.udp6 ?? -1,
       descriptors.wake ?? -1,
       descriptors.netlink?.fd ?? -1,
+      descriptors.udpExtra ?? -1,
     );
     slab.u8.fill(0, this.#pollfds, this.#pollfds + 128);
   }

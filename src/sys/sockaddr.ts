@@ -51,7 +51,7 @@ export function readSockaddr(view: DataView, source: number, name: number): void
   view.setUint32(name + NAME_LOCAL + 8, 0, true);
   view.setUint32(name + NAME_LOCAL + 12, 0, true);
   view.setUint16(name + NAME_PORT, view.getUint16(source + 2), true);
-  // family, ECN, then the interface and the trailing zero
+  // family, ECN, then the interface and the socket (the main one)
   view.setUint16(name + NAME_FAMILY, six ? 6 : 4, true);
   view.setUint32(name + 36, 0, true);
   view.setUint32(name + 44, 0, true);

@@ -50,6 +50,8 @@ export interface UdpSocketSettings {
   /** SO_MARK, left out when not allowed; 0 = none */
   readonly mark: number;
   readonly receiveBufferBytes: number;
+  /** The kernel says how many datagrams it threw away. @default true */
+  readonly countsOverflow?: boolean;
 }
 
 /** What opening found out. */
@@ -61,8 +63,10 @@ export interface OpenedSocket {
   readonly marked: boolean;
 }
 
-/** setsockopt() and getsockopt() of integers; takes 64 bytes of the slab. */
+/** setsockopt() and getsockopt() of integers, and room for what bind() points to; takes 160 bytes of the slab. */
 export class SocketOptions {
+  /** A name block and a sockaddr. */
+  readonly bindScratch: number;
   readonly #view: DataView;
   readonly #scratch: number;
   readonly #address: number;
@@ -70,6 +74,7 @@ export class SocketOptions {
   constructor(slab: SlabMemory) {
     this.#view = slab.view;
     this.#scratch = slab.allocate(64);
+    this.bindScratch = slab.allocate(NAME_BYTES + 32);
     this.#address = slabAddress(slab) + this.#scratch;
   }
 
@@ -147,12 +152,12 @@ export function openSocket(
       require(SOL_IPV6, IPV6_MTU_DISCOVER, PMTUDISC_PROBE, "IPV6_MTU_DISCOVER");
       options.set(fd, SOL_IPV6, IPV6_RECVTCLASS, 1);
     }
-    options.set(fd, SOL_SOCKET, SO_RXQ_OVFL, 1);
+    if (settings.countsOverflow !== false) options.set(fd, SOL_SOCKET, SO_RXQ_OVFL, 1);
     options.setReceiveBuffer(fd, settings.receiveBufferBytes);
     const gro = settings.gro && options.setGro(fd, true);
     const gso = options.set(fd, SOL_UDP, UDP_SEGMENT, 0) === 0;
     const marked = settings.mark !== 0 && options.set(fd, SOL_SOCKET, SO_MARK, settings.mark) === 0;
-    bindSocket(slab, fd, socket, bytes);
+    bindSocket(slab, options.bindScratch, fd, socket, bytes);
     return { fd, gso, gro, marked };
   } catch (error) {
     libc.close(fd);
@@ -160,8 +165,7 @@ export function openSocket(
   }
 }
 
-function bindSocket(slab: SlabMemory, fd: number, socket: UdpSocketOptions, address: Uint8Array): void {
-  const name = slab.allocate(NAME_BYTES + 32);
+function bindSocket(slab: SlabMemory, name: number, fd: number, socket: UdpSocketOptions, address: Uint8Array): void {
   const sockaddr = name + NAME_BYTES;
   slab.u8.fill(0, name, name + NAME_BYTES + 32);
   slab.u8.set(address, name);

@@ -1,17 +1,18 @@
 /**
  * The underlay: one non-blocking UDP socket per family, datagrams in trains (UDP GSO and GRO), replies from the address they came to
- * (PKTINFO), and the error queue. Source: docs/protocol.md, "UDP"; udp(7), cmsg(3), recvmmsg(2).
+ * (PKTINFO), and the error queue; for hole punching also extra IPv4 sockets (udp-extra.ts), named by NAME_SOCKET. Source: docs/protocol.md, "UDP"; udp(7), cmsg(3), recvmmsg(2).
  *
  * Memory, all in the slab and laid out once: 16 receive slots of 65,536 bytes, contiguous and shared by both families, each with its
  * mmsghdr, iovec, sockaddr, control buffer and name block; one msghdr per family for sending; one for the error queue.
  * Numbers only; nothing allocates after openUdp().
  */
-import { NAME_ECN, NAME_FAMILY, NAME_INTERFACE, NAME_LOCAL, NAME_REMOTE } from "../base/name.ts";
+import { NAME_ECN, NAME_FAMILY, NAME_INTERFACE, NAME_LOCAL, NAME_REMOTE, NAME_SOCKET } from "../base/name.ts";
 import type { UdpError, UdpPort } from "../dataplane/ports.ts";
 import { Errno, SysError } from "./errno.ts";
 import { lastErrno, libc } from "./libc.ts";
 import { setU64, slabAddress, type SlabMemory } from "./memory.ts";
 import { readSockaddr, V4_MAPPED_WORD, writeSockaddr } from "./sockaddr.ts";
+import { ExtraSockets } from "./udp-extra.ts";
 import {
   DEFAULT_RECEIVE_BUFFER_BYTES,
   openSocket,
@@ -79,6 +80,8 @@ export interface Udp extends UdpPort {
   /** −1 when that family is not open. */
   readonly fd4: number;
   readonly fd6: number;
+  /** Readable when an extra socket has something for receive(4). */
+  readonly fdExtra: number;
   /** This kernel knows UDP_SEGMENT. When false send() must be given single datagrams. */
   readonly gso: boolean;
   readonly gro: boolean;
@@ -119,7 +122,9 @@ export function openUdp(options: UdpOptions): Udp {
     if (opened[4] === undefined && opened[6] === undefined) {
       throw skipped[0] ?? new RangeError("no UDP socket was asked for");
     }
-    return new UdpSockets(options.slab, socketOptions, opened[4], opened[6], skipped);
+    const extra = new ExtraSockets(options.slab, socketOptions, settings.mark);
+    const listen4 = options.sockets.find((socket) => socket.family === 4)?.address ?? "0.0.0.0";
+    return new UdpSockets(options.slab, socketOptions, opened[4], opened[6], skipped, extra, listen4);
   } catch (error) {
     if (opened[4] !== undefined) libc.close(opened[4].fd);
     if (opened[6] !== undefined) libc.close(opened[6].fd);
@@ -159,6 +164,8 @@ class UdpSockets implements Udp {
   readonly #view: DataView;
   readonly #base: number;
   readonly #options: SocketOptions;
+  readonly #extra: ExtraSockets;
+  readonly #listen4: string;
   readonly #messages: number;
   readonly #messagesAddress: number;
   readonly #sockaddrs: number;
@@ -179,7 +186,11 @@ class UdpSockets implements Udp {
     four: OpenedSocket | undefined,
     six: OpenedSocket | undefined,
     skipped: readonly SysError[],
+    extra: ExtraSockets,
+    listen4: string,
   ) {
+    this.#extra = extra;
+    this.#listen4 = listen4;
     this.#slab = slab;
     this.#view = slab.view;
     this.#base = slabAddress(slab);
@@ -258,7 +269,18 @@ class UdpSockets implements Udp {
   }
 
   receive(family: 4 | 6, maxMessages: number): number {
-    const fd = family === 4 ? this.fd4 : this.fd6;
+    if (family === 4 && this.#extra.count > 0) {
+      const id = this.#extra.ready();
+      if (id !== 0) {
+        const count = this.#receiveFrom(this.#extra.descriptor(id), 4, maxMessages);
+        for (let i = 0; i < count; i++) this.#view.setUint32(this.messageName[i] + NAME_SOCKET, id, true);
+        if (count > 0) return count;
+      }
+    }
+    return this.#receiveFrom(family === 4 ? this.fd4 : this.fd6, family, maxMessages);
+  }
+
+  #receiveFrom(fd: number, family: 4 | 6, maxMessages: number): number {
     if (fd < 0) return -Errno.EBADF;
     const view = this.#view;
     for (let i = 0, at = this.#messages; i < this.#used; i++, at += MMSGHDR_BYTES) {
@@ -353,7 +375,8 @@ class UdpSockets implements Udp {
   send(offset: number, bytes: number, segmentBytes: number, name: number): number {
     const view = this.#view;
     const six = view.getUint8(name + NAME_FAMILY) === 6;
-    const fd = six ? this.fd6 : this.fd4;
+    const socket = view.getUint32(name + NAME_SOCKET, true);
+    const fd = socket !== 0 ? this.#extra.descriptor(socket) : six ? this.fd6 : this.fd4;
     if (fd < 0) return -Errno.EAFNOSUPPORT;
     const block = six ? this.#send6 : this.#send4;
     const message = block.message;
@@ -426,6 +449,18 @@ class UdpSockets implements Udp {
     return true;
   }
 
+  get fdExtra(): number {
+    return this.#extra.fd;
+  }
+
+  openExtra(count: number, ids: number[]): number {
+    return this.fd4 < 0 ? 0 : this.#extra.openMany(this.#listen4, count, ids);
+  }
+
+  closeExtra(id: number): void {
+    this.#extra.close(id);
+  }
+
   setSendBuffer(family: 4 | 6, bytes: number): void {
     const fd = family === 4 ? this.fd4 : this.fd6;
     if (fd >= 0) this.#options.setSendBuffer(fd, bytes);
@@ -492,6 +527,7 @@ class UdpSockets implements Udp {
   }
 
   close(): void {
+    this.#extra.closeAll();
     if (this.fd4 >= 0) libc.close(this.fd4);
     if (this.fd6 >= 0) libc.close(this.fd6);
     this.fd4 = -1;

@@ -95,6 +95,7 @@ function plane(
     tooBig: () => {},
     rescheduled: () => {},
     sendFragments: () => {},
+    virtual: () => -101,
   });
   const coalescer = new Coalescer(
     { u8: slab.u8, view: slab.view, tun, stats, waitWritable: () => {} },
@@ -112,6 +113,7 @@ function plane(
     coalescer,
     handshake: () => {},
     inner: () => {},
+    transit: () => {},
     proof: () => {},
     arrived: () => {},
   });

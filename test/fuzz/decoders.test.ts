@@ -124,12 +124,12 @@ const admission = signStatement(
   identity,
 );
 const endpoint = endpointToBytes({ address: "10.1.2.3", port: 9_338 });
-const endpoints = signEndpoints([endpoint], 5, 6_000, networkId, identity);
+const endpoints = signEndpoints([endpoint], 5, 6_000, networkId, identity, ["wss://relay.example.org/weft"]);
 const token = encodeToken({
   networkId,
   seed: random.bytes(32),
   expiresAtMs: 1_800_000_000_000,
-  admins: [{ nodeId: identity.nodeId, endpoints: [endpoint] }],
+  admins: [{ nodeId: identity.nodeId, endpoints: [endpoint], urls: ["wss://relay.example.org/weft"] }],
 });
 
 const responderKeys = new X25519KeyPair(random.bytes(32));

@@ -13,6 +13,7 @@ import { ENDPOINT_CACHE_KEY, NETWORK_KEY } from "../../src/node/persistence.ts";
 import { NodeRuntime } from "../../src/node/runtime.ts";
 import { OWN_TIMESTAMP_KEY, StoredTimestamps } from "../../src/node/timestamps.ts";
 import { Capability } from "../../src/session/types.ts";
+import type { MeshStream } from "../../src/stream/types.ts";
 import { FakeNetwork } from "../support/fake-plane.ts";
 import type { FakePlane } from "../support/fake-plane.ts";
 import { MemoryStorage } from "../support/memory-storage.ts";
@@ -44,7 +45,7 @@ class TestNode {
 
   start(maxPeers = 8): void {
     const stored = this.storage.contents();
-    const mesh = new MeshNode({ identity: this.identity, random: this.random });
+    const mesh = new MeshNode({ identity: this.identity, random: this.random }, { bulkStreams: true });
     const networkId = stored.meta.get(NETWORK_KEY);
     if (networkId !== undefined) {
       mesh.restore(
@@ -331,4 +332,85 @@ test("a data plane that ends by itself is reported", async () => {
   const { a } = await pair();
   a.plane.emit({ kind: "failed", code: "X", text: "broken", remedy: "mend it" });
   assert.equal(a.failures[0]?.message, "broken");
+});
+
+/** Lets virtual and real time pass until the promise is settled: OpenSSL has a clock of its own. */
+async function during<T>(clock: VirtualClock, promise: Promise<T>): Promise<T> {
+  let isSettled = false;
+  const done = promise.finally(() => (isSettled = true));
+  done.catch(() => undefined);
+  for (let i = 0; i < 2_000 && !isSettled; i++) {
+    await clock.advance(5);
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  assert.ok(isSettled, "not settled after 10 s");
+  return done;
+}
+
+async function ask(clock: VirtualClock, from: TestNode, to: TestNode, text: string): Promise<string> {
+  const stream = await during(clock, from.runtime.streams.open(to.identity.nodeId, { kind: "echo" }));
+  let heard = "";
+  stream.on("data", (bytes: Buffer) => (heard += bytes.toString()));
+  stream.end(text);
+  await during(clock, new Promise((resolve, reject) => stream.on("end", resolve).on("error", reject)));
+  return heard;
+}
+
+const serveEcho = (node: TestNode): (() => void) => node.runtime.streams.serve("echo", (stream) => stream.pipe(stream));
+
+test("a stream carries bytes between members, both ways, and through a full plane", async () => {
+  const { clock, a, b } = await pair();
+  serveEcho(a);
+  serveEcho(b);
+  assert.equal(await ask(clock, a, b, "from a"), "from a");
+  a.plane.refuse = 40;
+  const long = "from b ".repeat(20_000);
+  assert.equal(await ask(clock, b, a, long), long);
+  assert.equal(a.runtime.streams.counters.connectionsEstablished, 1);
+  assert.ok(a.runtime.streams.counters.datagramsDelayed > 0);
+  await a.runtime.close();
+  await b.runtime.close();
+});
+
+test("a restarted peer gets a new connection, and streams on the old one are told", async () => {
+  const { clock, a, b } = await pair();
+  serveEcho(b);
+  b.runtime.streams.serve("held", () => undefined);
+  const held: MeshStream = await during(clock, a.runtime.streams.open(b.identity.nodeId, { kind: "held" }));
+  const told = new Promise<string>((resolve) => held.on("error", (error: WeftError) => resolve(error.code)));
+  b.kill();
+  b.start();
+  serveEcho(b);
+  held.write("anybody?");
+  assert.equal(await during(clock, told), "CONNECTION_REPLACED");
+  assert.equal(await ask(clock, a, b, "again"), "again");
+});
+
+test("a revoked member loses its streams", async () => {
+  const { clock, a, b } = await pair();
+  b.runtime.streams.serve("held", () => undefined);
+  const held: MeshStream = await during(clock, a.runtime.streams.open(b.identity.nodeId, { kind: "held" }));
+  const told = new Promise<string>((resolve) => held.on("error", (error: WeftError) => resolve(error.code)));
+  void a.runtime.operate((mesh, now) => mesh.revoke(now, "b"));
+  assert.equal(await during(clock, told), "PEER_GONE");
+  await assert.rejects(a.runtime.streams.open(b.identity.nodeId, { kind: "held" }), { code: "PEER_GONE" });
+});
+
+test("a roster that is missing in large part comes in a stream, and as datagrams where there are none", async () => {
+  for (const hasStreams of [true, false]) {
+    const { clock, network, a, b } = await pair();
+    b.kill();
+    for (let i = 0; i < 80; i++) await a.invite();
+    const statements = a.storage.contents().statements.length;
+    b.start();
+    // streams that lead nowhere
+    if (!hasStreams) b.runtime.streams.close();
+    for (let i = 0; i < 60 && b.storage.contents().statements.length < statements; i++) {
+      await clock.advance(100);
+      await new Promise((resolve) => setTimeout(resolve, hasStreams ? 5 : 60));
+    }
+    assert.equal(b.storage.contents().statements.length, statements, `with streams: ${hasStreams}`);
+    assert.equal(b.runtime.streams.counters.streamsAccepted > 0, hasStreams);
+    assert.ok(network.clock === clock);
+  }
 });

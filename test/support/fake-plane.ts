@@ -124,7 +124,7 @@ export class FakePlane implements DataplaneHandle {
     this.#onEvent({ kind: "handshake", from, datagram });
   }
 
-  inner(from: EndpointBytes, index: number, innerKind: number, payload: Uint8Array): void {
+  inner(from: EndpointBytes, index: number, innerKind: number, payload: Uint8Array, flags = 0, aux = 0): void {
     const epoch = this.#epochs.get(index);
     const peer = epoch === undefined ? undefined : this.#peers.get(epoch.peer);
     if (epoch === undefined || peer === undefined) {
@@ -144,7 +144,7 @@ export class FakePlane implements DataplaneHandle {
       this.#onEvent({ kind: "path", peer: slot, endpoint: from, mtuBytes: 1500 });
     }
     if (innerKind !== InnerKind.KEEPALIVE || nowMs - epoch.installedAtMs < YOUNG_MS) {
-      this.#onEvent({ kind: "inner", peer: slot, epochId, innerKind, flags: 0, aux: 0, payload });
+      this.#onEvent({ kind: "inner", peer: slot, epochId, innerKind, flags, aux, payload });
     }
   }
 
@@ -206,8 +206,9 @@ export class FakePlane implements DataplaneHandle {
           this.drops++;
           return;
         }
+        const { innerKind, payload, flags, aux } = command;
         network.deliver(this, to, (plane) =>
-          plane.inner(this.address, epoch.keys.remoteIndex, command.innerKind, command.payload),
+          plane.inner(this.address, epoch.keys.remoteIndex, innerKind, payload, flags, aux),
         );
         return;
       }

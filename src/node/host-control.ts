@@ -1,0 +1,598 @@
+/**
+ * Names, subnet routes and exits of a node with an interface: what members offer and admins approve becomes tables of the data plane (at once) and a
+ * plan for the machine (host-machine.ts, which follows). The machine's own changes are journaled and undone by stop().
+ *
+ *   roster, endpoint messages, settings ──► refresh() ──► chooser ──► data plane's routes, own prefixes
+ *   path figures every TICK_MS ─────────────────────────► chooser ──┘   └──► MachinePlan, DNS zone, forwarders
+ *
+ * What a person has set is kept in the store and survives a restart; weft.toml adds to it. Source: docs/protocol.md, "Subnet routes and exits".
+ */
+import type {
+  DnsView,
+  ExitRequest,
+  ExitView,
+  HostControl,
+  NodeRef,
+  RepairItem,
+  RoutesView,
+  RouteView,
+} from "../api/host-control.ts";
+import type { HealthItem, MetricSample } from "../api/control.ts";
+import { equal, toHex } from "../base/bytes.ts";
+import { endpointFromBytes, parseAddress, virtualOf } from "../base/endpoint.ts";
+import { WeftError } from "../base/errors.ts";
+import type { Logger } from "../base/log.ts";
+import type { Random } from "../base/random.ts";
+import { formatNodeId } from "../crypto/node-id.ts";
+import type { RouteEntry } from "../dataplane/messages.ts";
+import { Zone } from "../mesh/dns/zone.ts";
+import type { OfferedService } from "../mesh/offers.ts";
+import { containsPrefix, formatRoutePrefix, parseRoutePrefix } from "../mesh/route-prefix.ts";
+import type { RoutePrefix } from "../mesh/route-prefix.ts";
+import type { Member } from "../mesh/types.ts";
+import type { Clock } from "./clock.ts";
+import { DnsServer } from "./dns-server.ts";
+import { HostMachine } from "./host-machine.ts";
+import type { MachineOptions, MachinePlan } from "./host-machine.ts";
+import { DEFAULT4, DEFAULT6, HostOffers, MAX_OWN_PREFIXES } from "./host-offers.ts";
+import type { HostSettings } from "./host-settings.ts";
+import { overlayMtu } from "./interface.ts";
+import { Resolver, upstreamServers } from "./resolver.ts";
+import type { ResolverMode } from "./resolver.ts";
+import type { NodeRuntime } from "./runtime.ts";
+import { RouteChooser } from "./subnet-routes.ts";
+import type { RouterFigures } from "./subnet-routes.ts";
+import { describeChange } from "./system-changes.ts";
+import type { SystemChanges } from "./system-changes.ts";
+
+/** Figures are looked at this often while a router has a spare, else every IDLE_TICK_MS. */
+const TICK_MS = 100;
+const IDLE_TICK_MS = 1_000;
+/** A spare is kept ready, a failed one is asked whether it is back. */
+const SPARE_PING_MS = 20_000;
+const FAILED_PING_MS = 1_000;
+const PING_TIMEOUT_MS = 2_000;
+
+export interface HostControlDeps {
+  readonly runtime: NodeRuntime;
+  readonly changes: SystemChanges;
+  readonly clock: Clock;
+  readonly log: Logger;
+  readonly random: Random;
+  /** 32 bytes: this node. */
+  readonly nodeId: Uint8Array;
+  /** As a person left them. */
+  readonly settings: HostSettings;
+  /** Keeps the settings. */
+  save(settings: HostSettings): Promise<void>;
+}
+
+export interface HostControlOptions extends MachineOptions {
+  /** Overlay MTU where no path says otherwise, bytes. */
+  readonly prefixMtuBytes: number;
+  /** From weft.toml, canonical. */
+  readonly announce: readonly string[];
+  readonly services: readonly OfferedService[];
+  readonly resolverMode: ResolverMode;
+}
+
+export class HostRouting implements HostControl {
+  readonly #deps: HostControlDeps;
+  readonly #options: HostControlOptions;
+  readonly #log: Logger;
+  readonly #offers: HostOffers;
+  readonly #chooser = new RouteChooser();
+  readonly #dns: DnsServer;
+  readonly #resolver: Resolver;
+  readonly #machine: HostMachine;
+  readonly #lastPingMs = new Map<string, number>();
+  #settings: HostSettings;
+  #dnsProblems: string[] = [];
+  #forwarders: readonly string[] = [];
+  #zoneKey = "";
+  #zoneSerial = 1;
+  #tablesKey = "";
+  #cancelTick: (() => void) | undefined;
+  #isStopped = false;
+
+  constructor(deps: HostControlDeps, options: HostControlOptions) {
+    this.#deps = deps;
+    this.#options = options;
+    this.#log = deps.log;
+    this.#settings = deps.settings;
+    this.#offers = new HostOffers(deps.runtime.mesh, deps.nodeId, options.announce, () => this.#settings);
+    this.#dns = new DnsServer({
+      log: deps.log,
+      random: deps.random,
+      isAllowed: (address) => this.#isOverlay(address),
+    });
+    this.#resolver = new Resolver(
+      { changes: deps.changes, log: deps.log },
+      { mode: options.resolverMode, interface: options.interface, tag: options.tag },
+    );
+    this.#machine = new HostMachine({ changes: deps.changes, resolver: this.#resolver, log: deps.log }, options);
+  }
+
+  /** Resolves when the machine is set up as far as is known now. */
+  async start(): Promise<void> {
+    for (const address of [this.#options.source4, this.#options.source6]) {
+      const problem = await this.#dns.listen(address);
+      if (problem === undefined) continue;
+      this.#dnsProblems.push(problem);
+      this.#log.warn(`no DNS on ${address}: ${problem}`);
+    }
+    await this.#refresh();
+    this.#tick();
+  }
+
+  /** Undoes every change to the machine. */
+  async stop(): Promise<void> {
+    if (this.#isStopped) return;
+    this.#isStopped = true;
+    this.#cancelTick?.();
+    this.#dns.close();
+    await this.#machine.close();
+    await this.#deps.changes.undo();
+  }
+
+  /** The roster, an endpoint message, a path or the machine's own network has changed. */
+  changed(): void {
+    if (!this.#isStopped) void this.#refresh();
+  }
+
+  // ── what a person sees and asks for ──────────────────────────────────────────────────────────────────────────────────
+
+  routes(): RoutesView {
+    const { mesh } = this.#deps.runtime;
+    const served = new Set(this.#offers.served().map(formatRoutePrefix));
+    const views = new Map<string, RouteView>();
+    const approved = mesh.approvedRoutes();
+    const add = (prefix: string, member: Member): void => {
+      const node = toHex(member.nodeId);
+      views.set(`${prefix} ${node}`, {
+        prefix,
+        node: refOf(member),
+        announced: this.#offers.announces(member, prefix),
+        approved: approved.some((route) => route.prefix === prefix && equal(route.nodeId, member.nodeId)),
+        active: this.#chooser.chosen.get(prefix) === node,
+        health: this.#chooser.health(node),
+      });
+    };
+    for (const member of this.#offers.others()) {
+      for (const prefix of mesh.offers(member.nodeId).prefixes) add(formatRoutePrefix(prefix), member);
+    }
+    for (const route of approved) {
+      const member = mesh.memberById(route.nodeId);
+      if (member !== undefined && !this.#offers.isSelf(member)) add(route.prefix, member);
+    }
+    return {
+      own: this.#offers.announced().map((prefix) => ({
+        prefix,
+        approved: this.#offers.isApproved(this.#deps.nodeId, prefix),
+        serving: served.has(prefix) && this.#machine.isServing,
+      })),
+      routes: [...views.values()].toSorted((a, b) =>
+        a.prefix === b.prefix ? (a.node.name < b.node.name ? -1 : 1) : a.prefix < b.prefix ? -1 : 1,
+      ),
+      accept: this.#settings.acceptRoutes,
+      failovers: this.#chooser.failovers,
+    };
+  }
+
+  async announce(prefix: string, on: boolean): Promise<RoutesView> {
+    const parsed = parseRoutePrefix(prefix);
+    if (parsed === undefined)
+      throw new WeftError(
+        "ROUTE_INVALID",
+        `"${prefix}" is no prefix`,
+        "write it like 10.20.0.0/24 or fd12::/64, with zeros behind the prefix",
+      );
+    if (parsed.bits === 0)
+      throw new WeftError("ROUTE_INVALID", `"${prefix}" is everything`, "to offer an exit: weft exit offer");
+    const text = formatRoutePrefix(parsed);
+    this.#requireOutsideOverlay(parsed, text);
+    const others = this.#settings.announce.filter((one) => one !== text);
+    if (on && others.length + this.#options.announce.length >= MAX_OWN_PREFIXES)
+      throw new WeftError(
+        "ROUTE_LIMIT",
+        `this node announces ${MAX_OWN_PREFIXES} prefixes already`,
+        "take one back: weft routes withdraw PREFIX",
+      );
+    if (!on && this.#options.announce.includes(text))
+      throw new WeftError(
+        "ROUTE_CONFIGURED",
+        `${text} is announced by weft.toml`,
+        "remove it from `routes` there and restart",
+      );
+    await this.#set({ announce: on ? [...others, text] : others });
+    return this.routes();
+  }
+
+  async approve(node: string, prefix: string, approved: boolean): Promise<NodeRef> {
+    return refOf(await this.#deps.runtime.operate((mesh, now) => mesh.approveRoute(now, node, prefix, approved)));
+  }
+
+  async acceptRoutes(on: boolean): Promise<RoutesView> {
+    await this.#set({ acceptRoutes: on });
+    return this.routes();
+  }
+
+  exit(): ExitView {
+    const { runtime } = this.#deps;
+    const active = this.#activeExit();
+    return {
+      using: this.#settings.exit?.nodes ?? null,
+      active: active === undefined ? null : refOf(active),
+      allowLan: this.#settings.exit?.allowLan === true,
+      guard: this.#machine.isGuarded,
+      offering: this.#settings.offerExit,
+      approved:
+        this.#offers.isApproved(this.#deps.nodeId, DEFAULT4) || this.#offers.isApproved(this.#deps.nodeId, DEFAULT6),
+      candidates: this.#offers.exits(this.#settings.exit?.nodes ?? []).map((member) => {
+        const peer = runtime.peers.byKey(member.staticKey);
+        const rttMs = peer === undefined ? -1 : (runtime.plane?.peerFigures(peer.slot).rttMs ?? -1);
+        return {
+          node: refOf(member),
+          online: peer !== undefined && runtime.isOnline(peer),
+          rttMs: rttMs < 0 ? null : rttMs,
+          active: member === active,
+        };
+      }),
+    };
+  }
+
+  async useExit(request: ExitRequest | undefined): Promise<ExitView> {
+    if (request === undefined) {
+      await this.#set({ exit: undefined });
+      return this.exit();
+    }
+    if (this.#settings.offerExit)
+      throw new WeftError("EXIT_CONFLICT", "this node offers an exit itself", "first: weft exit withdraw");
+    if (this.#options.mark === 0)
+      throw new WeftError(
+        "EXIT_UNMARKED",
+        "an exit needs marked underlay packets, and weft.toml has mark = 0",
+        "remove `mark` from weft.toml",
+      );
+    const nodes = request.nodes.map((query) => {
+      const member = this.#deps.runtime.mesh.find(query);
+      if (member === undefined)
+        throw new WeftError("NODE_UNKNOWN", `no member is called "${query}"`, "weft members lists them");
+      if (!this.#offers.exits([]).includes(member))
+        throw new WeftError(
+          "EXIT_UNKNOWN",
+          `${member.name} offers no approved exit`,
+          "there: weft exit offer; on an admin: weft routes approve NODE 0.0.0.0/0",
+        );
+      return formatNodeId(member.nodeId);
+    });
+    await this.#set({ exit: { nodes, allowLan: request.allowLan === true } });
+    const problem = this.#machine.problems[0];
+    if (!this.#machine.isGuarded && problem !== undefined)
+      throw new WeftError(
+        "EXIT_FAILED",
+        `the leak guard is not closed: ${problem}`,
+        "install nftables; until then traffic leaves as before: weft exit off",
+      );
+    return this.exit();
+  }
+
+  async offerExit(on: boolean): Promise<ExitView> {
+    if (on && this.#settings.exit !== undefined)
+      throw new WeftError("EXIT_CONFLICT", "this node uses an exit itself", "first: weft exit off");
+    await this.#set({ offerExit: on });
+    return this.exit();
+  }
+
+  dns(): DnsView {
+    const { mesh } = this.#deps.runtime;
+    return {
+      domain: this.#domain(),
+      servers: [...this.#dns.serving],
+      problems: [...this.#dnsProblems],
+      mode: this.#resolver.mode,
+      forwarders: this.#forwarders,
+      names: mesh
+        .members()
+        .map((member) => ({ name: `${member.name}.${this.#domain()}`, addresses: [member.ipv4, member.ipv6] })),
+      counters: { ...this.#dns.counters },
+    };
+  }
+
+  async repair(): Promise<readonly RepairItem[]> {
+    await this.#machine.forget();
+    // the guard stays closed while an exit is wanted: it is replaced in one transaction below
+    const results = await this.#deps.changes.undo(
+      (change) => !(change.kind === "nft" && change.guard && this.#settings.exit !== undefined),
+    );
+    await this.#resolver.clear();
+    await this.#refresh();
+    return results.map(({ outcome, change, text }) => ({
+      outcome,
+      text: outcome === "failed" ? text : describeChange(change),
+    }));
+  }
+
+  health(): HealthItem[] {
+    const items: HealthItem[] = this.#machine.problems.map((text) => ({
+      code: "host-setup",
+      severity: "error",
+      text,
+      remedy: "correct that, then run `weft repair`",
+    }));
+    for (const own of this.routes().own) {
+      if (own.approved) continue;
+      items.push({
+        code: "route-unapproved",
+        severity: "info",
+        text: `${own.prefix} is announced and waits for an admin`,
+        remedy: "on an admin: weft routes approve NODE PREFIX",
+      });
+    }
+    if (this.#settings.exit !== undefined && this.#activeExit() === undefined) {
+      items.push({
+        code: "exit-missing",
+        severity: "error",
+        text: "no exit can be reached; the leak guard keeps everything else in",
+        remedy: "start an exit, choose another one, or open up with `weft exit off`",
+      });
+    }
+    return items;
+  }
+
+  metrics(): MetricSample[] {
+    const sample = (name: string, help: string, value: number, labels: Record<string, string> = {}): MetricSample => ({
+      name,
+      type: name.endsWith("_total") ? "counter" : "gauge",
+      help,
+      labels,
+      value,
+    });
+    return [
+      ...Object.entries(this.#dns.counters).map(([what, value]) =>
+        sample("weft_dns_events_total", "Questions to this node's DNS server and what became of them.", value, {
+          what,
+        }),
+      ),
+      sample(
+        "weft_route_takeovers_total",
+        "Prefixes that went from one router to another one.",
+        this.#chooser.failovers,
+      ),
+      sample("weft_routes", "Prefixes behind other members that this node uses.", this.#chooser.chosen.size),
+      sample("weft_leak_guard", "1 while the leak guard is closed.", this.#machine.isGuarded ? 1 : 0),
+    ];
+  }
+
+  // ── what follows from it ─────────────────────────────────────────────────────────────────────────────────────────────
+
+  async #set(change: Partial<HostSettings>): Promise<void> {
+    this.#settings = { ...this.#settings, ...change };
+    await this.#deps.save(this.#settings);
+    await this.#refresh();
+  }
+
+  #refresh(): Promise<void> {
+    if (this.#isStopped) return Promise.resolve();
+    const { runtime, clock } = this.#deps;
+    this.#chooser.setOffers(this.#offers.usable());
+    this.#observe();
+    this.#pushTables();
+    this.#pushZone();
+    this.#pushForwarders();
+    const prefixes = this.#offers.announced().map((text) => parseRoutePrefix(text) as RoutePrefix);
+    void runtime
+      .operate((mesh) => mesh.setOwnOffers(clock.now(), { prefixes, services: this.#options.services }))
+      .catch((error: Error) => this.#log.warn(`offers: ${error.message}`));
+    return this.#machine.apply(this.#plan());
+  }
+
+  #tick(): void {
+    if (this.#isStopped) return;
+    const { clock } = this.#deps;
+    if (this.#observe()) {
+      this.#pushTables();
+      this.#pushForwarders();
+      void this.#machine.apply(this.#plan());
+    }
+    const spares = this.#chooser.spares();
+    for (const { node, health } of spares) this.#keepReady(node, health === "bad" ? FAILED_PING_MS : SPARE_PING_MS);
+    const afterMs = spares.length > 0 ? TICK_MS : IDLE_TICK_MS;
+    this.#cancelTick = clock.schedule(clock.now().nowMs + afterMs, () => this.#tick());
+  }
+
+  #observe(): boolean {
+    const { clock } = this.#deps;
+    const before = new Map(this.#chooser.chosen);
+    const isChanged = this.#chooser.observe(clock.now().nowMs, (node) => this.#figures(node));
+    for (const [prefix, node] of this.#chooser.chosen) {
+      const old = before.get(prefix);
+      if (old !== undefined && old !== node)
+        this.#log.info(`${prefix} goes through ${this.#nameOf(node)} now, not ${this.#nameOf(old)}`);
+    }
+    return isChanged;
+  }
+
+  #figures(node: string): RouterFigures | undefined {
+    const { runtime } = this.#deps;
+    const member = runtime.mesh.memberById(fromHexText(node));
+    const peer = member === undefined ? undefined : runtime.peers.byKey(member.staticKey);
+    const figures = peer === undefined ? undefined : runtime.plane?.peerFigures(peer.slot);
+    if (peer === undefined || figures === undefined) return undefined;
+    const pathRank = peer.endpoint === undefined ? 3 : (virtualOf(peer.endpoint)?.pathKind ?? 0);
+    return {
+      established: figures.established,
+      gone: peer.stopping || peer.silent,
+      pathRank,
+      rttMs: figures.rttMs,
+      txPackets: figures.txPackets,
+      queuedPackets: figures.queuedPackets,
+      lastDeliveryMs: figures.lastDeliveryMs,
+    };
+  }
+
+  #keepReady(node: string, everyMs: number): void {
+    const { runtime, clock } = this.#deps;
+    const { nowMs } = clock.now();
+    if (nowMs - (this.#lastPingMs.get(node) ?? -Infinity) < everyMs) return;
+    this.#lastPingMs.set(node, nowMs);
+    const member = runtime.mesh.memberById(fromHexText(node));
+    const peer = member === undefined ? undefined : runtime.peers.byKey(member.staticKey);
+    if (peer !== undefined) void runtime.ping(peer, PING_TIMEOUT_MS).catch(() => undefined);
+  }
+
+  /** Routes and own prefixes of the data plane. */
+  #pushTables(): void {
+    const { runtime } = this.#deps;
+    const routes: RouteEntry[] = [];
+    for (const [text, node] of this.#chooser.chosen) {
+      const prefix = parseRoutePrefix(text);
+      const member = runtime.mesh.memberById(fromHexText(node));
+      const peer = member === undefined ? undefined : runtime.peers.byKey(member.staticKey);
+      if (prefix !== undefined && peer !== undefined) routes.push({ ...entryOf(prefix), peer: peer.slot });
+    }
+    const local = this.#offers.served().map(entryOf);
+    const key = JSON.stringify([routes, local], (_, value: unknown) =>
+      value instanceof Uint8Array ? toHex(value) : value,
+    );
+    if (key === this.#tablesKey) return;
+    this.#tablesKey = key;
+    runtime.setExtraTables(routes, local);
+  }
+
+  #pushZone(): void {
+    const { mesh } = this.#deps.runtime;
+    const members = mesh.members();
+    const hosts = members.map(({ name, ipv4, ipv6 }) => ({ name, ipv4, ipv6 }));
+    const services = members.flatMap((member) =>
+      mesh.offers(member.nodeId).services.map(({ label, port }) => ({ label, port, host: member.name })),
+    );
+    const key = JSON.stringify([hosts, services]);
+    if (key === this.#zoneKey) return;
+    this.#zoneKey = key;
+    this.#dns.setZone(
+      new Zone({
+        network: mesh.networkName ?? "",
+        ipv4Prefix: this.#options.overlay4,
+        ipv6Prefix: this.#options.overlay6,
+        hosts,
+        services,
+        serial: this.#zoneSerial++,
+      }),
+    );
+  }
+
+  /** Who uses an exit asks it; who is one asks the machine's own servers for its guests. */
+  #pushForwarders(): void {
+    let servers: string[] = [];
+    if (this.#settings.exit !== undefined) {
+      const active = this.#activeExit();
+      const exits = this.#offers.exits(this.#settings.exit?.nodes ?? []);
+      servers = [active, ...exits.filter((member) => member !== active)].flatMap((member) =>
+        member === undefined ? [] : [member.ipv4],
+      );
+      // without one, questions wait for an answer that does not come rather than go elsewhere
+    } else if (this.#offers.served().some(({ bits }) => bits === 0)) {
+      servers = upstreamServers([this.#options.source4, this.#options.source6]);
+    }
+    this.#forwarders = servers.slice(0, 4);
+    this.#dns.setForwarders(this.#forwarders);
+  }
+
+  #plan(): MachinePlan {
+    const { exit } = this.#settings;
+    const { mesh } = this.#deps.runtime;
+    const prefixes = new Map<string, number>();
+    for (const [prefix, node] of this.#chooser.chosen) prefixes.set(prefix, this.#mtuOf(node));
+    if (exit !== undefined) {
+      // with no exit in reach the routes stay: the data plane refuses the packets, and nothing leaves another way
+      for (const text of [DEFAULT4, DEFAULT6])
+        if (!prefixes.has(text)) prefixes.set(text, this.#options.prefixMtuBytes);
+    }
+    const zone = this.#domain();
+    const reverse = new Zone({
+      network: mesh.networkName ?? "",
+      ipv4Prefix: this.#options.overlay4,
+      ipv6Prefix: this.#options.overlay6,
+      hosts: [],
+      services: [],
+      serial: 0,
+    }).reverseDomains;
+    return {
+      prefixes,
+      exit: exit === undefined ? undefined : { allowLan: exit.allowLan },
+      served: this.#offers.served(),
+      resolver: {
+        servers: this.#dns.serving,
+        domains: [zone, ...reverse],
+        hosts: mesh
+          .members()
+          .flatMap(({ name, ipv4, ipv6 }) => [[ipv4, `${name}.${zone}`] as const, [ipv6, `${name}.${zone}`] as const]),
+        everything: exit !== undefined,
+      },
+    };
+  }
+
+  #activeExit(): Member | undefined {
+    const node = this.#chooser.chosen.get(DEFAULT4) ?? this.#chooser.chosen.get(DEFAULT6);
+    return node === undefined ? undefined : this.#deps.runtime.mesh.memberById(fromHexText(node));
+  }
+
+  #mtuOf(node: string): number {
+    const { runtime } = this.#deps;
+    const member = runtime.mesh.memberById(fromHexText(node));
+    const peer = member === undefined ? undefined : runtime.peers.byKey(member.staticKey);
+    if (peer?.endpoint === undefined || peer.pathMtuBytes === 0) return this.#options.prefixMtuBytes;
+    const family = endpointFromBytes(peer.endpoint).address.includes(":") ? 6 : 4;
+    return Math.min(this.#options.prefixMtuBytes, overlayMtu(peer.pathMtuBytes, family));
+  }
+
+  #requireOutsideOverlay(prefix: RoutePrefix, text: string): void {
+    for (const overlay of [this.#options.overlay4, this.#options.overlay6]) {
+      const own = parseRoutePrefix(overlay);
+      if (own === undefined || !(containsPrefix(own, prefix) || containsPrefix(prefix, own))) continue;
+      throw new WeftError(
+        "ROUTE_OVERLAY",
+        `${text} overlaps the network's own ${overlay}`,
+        "announce a prefix outside of it",
+      );
+    }
+  }
+
+  #isOverlay(address: string): boolean {
+    const bytes = parseAddress(address);
+    if (bytes === undefined) return false;
+    const isIpv4 = !address.includes(":");
+    const own = parseRoutePrefix(isIpv4 ? this.#options.overlay4 : this.#options.overlay6);
+    if (own === undefined) return false;
+    return containsPrefix(
+      own,
+      isIpv4 ? { family: 4, address: bytes.subarray(12), bits: 32 } : { family: 6, address: bytes, bits: 128 },
+    );
+  }
+
+  #domain(): string {
+    return `${this.#deps.runtime.mesh.networkName ?? ""}.weft`;
+  }
+
+  #nameOf(node: string): string {
+    return this.#deps.runtime.mesh.memberById(fromHexText(node))?.name ?? node.slice(0, 8);
+  }
+}
+
+function refOf(member: Member): NodeRef {
+  return { id: formatNodeId(member.nodeId), name: member.name };
+}
+
+function entryOf(prefix: RoutePrefix): { readonly prefix: Uint8Array; readonly prefixBits: number } {
+  if (prefix.family === 6) return { prefix: prefix.address, prefixBits: prefix.bits };
+  const mapped = new Uint8Array(16);
+  mapped[10] = 0xff;
+  mapped[11] = 0xff;
+  mapped.set(prefix.address, 12);
+  return { prefix: mapped, prefixBits: 96 + prefix.bits };
+}
+
+function fromHexText(text: string): Uint8Array {
+  return Uint8Array.from(Buffer.from(text, "hex"));
+}

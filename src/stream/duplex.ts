@@ -1,0 +1,198 @@
+/**
+ * A QUIC stream as a Node Duplex. Bytes move only when the connection pumps: reads until the application's buffer is full, writes as far
+ * as QUIC and the class's budget take them; the callback of a write comes when all of it was taken, which is the back-pressure.
+ * A failure reaches the application as "error" with a StreamError; without a listener it is not the end of the process.
+ */
+import { Duplex } from "node:stream";
+import type { WeftError } from "../base/errors.ts";
+import { QUIC_CHUNK_BYTES, type QuicStream, ReadEnd, StreamEvent as Bit, StreamState } from "../sys/quic.ts";
+import { type MeshStream, type StreamClass, StreamCode, StreamError } from "./types.ts";
+
+/** The connection as its streams see it. */
+export interface StreamCarrier {
+  readonly peerId: Uint8Array;
+  readonly generation: number;
+  /** Something waits to be written or there is room to read. */
+  wake(): void;
+  /** The application is done with it; what was written may still be under way. */
+  detach(stream: ConnectionStream): void;
+}
+
+interface PendingWrite {
+  readonly bytes: Buffer;
+  offset: number;
+  readonly done: (error?: Error | null) => void;
+}
+
+export class ConnectionStream extends Duplex implements MeshStream {
+  readonly peerId: Uint8Array;
+  readonly generation: number;
+  readonly streamKind: string;
+  readonly streamClass: StreamClass;
+  readonly isIncoming: boolean;
+  readonly native: QuicStream;
+  /** Bytes handed to QUIC that were not acknowledged when last looked at; the connection keeps it. */
+  inFlightBytes = 0;
+  bytesRead = 0;
+  bytesWritten = 0;
+  readonly #carrier: StreamCarrier;
+  #wantsRead = false;
+  #pending: PendingWrite | undefined;
+  #finish: ((error?: Error | null) => void) | undefined;
+  #isConcluded = false;
+  #isReadEnded = false;
+  #resetCode: number | undefined;
+
+  constructor(
+    carrier: StreamCarrier,
+    native: QuicStream,
+    opening: { readonly kind: string; readonly streamClass: StreamClass; readonly isIncoming: boolean },
+    bufferBytes: number,
+  ) {
+    super({
+      allowHalfOpen: true,
+      readableHighWaterMark: bufferBytes,
+      writableHighWaterMark: bufferBytes,
+      decodeStrings: true,
+    });
+    this.#carrier = carrier;
+    this.peerId = carrier.peerId;
+    this.generation = carrier.generation;
+    this.native = native;
+    this.streamKind = opening.kind;
+    this.streamClass = opening.streamClass;
+    this.isIncoming = opening.isIncoming;
+    this.on("error", () => {});
+  }
+
+  reset(code: number): void {
+    if (!Number.isSafeInteger(code) || code < 0) throw new RangeError(`a reset code is 0 to 2^53 - 1, not ${code}`);
+    this.#resetCode = code;
+    this.destroy();
+  }
+
+  // ── for the connection ───────────────────────────────────────────────────────────────────────────────────────────────
+
+  /** Bits of StreamEvent that matter now. */
+  get wanted(): number {
+    let bits = 0;
+    if (!this.#isReadEnded) bits |= this.#wantsRead ? Bit.READABLE | Bit.READ_ERROR : Bit.READ_ERROR;
+    if (!this.#isConcluded) bits |= this.#pending === undefined ? Bit.WRITE_ERROR : Bit.WRITABLE | Bit.WRITE_ERROR;
+    return bits;
+  }
+
+  get hasWrites(): boolean {
+    return this.#pending !== undefined || this.#finish !== undefined;
+  }
+
+  /** @returns bytes that went to the application */
+  pumpRead(): number {
+    let bytes = 0;
+    while (this.#wantsRead && !this.destroyed) {
+      const got = this.native.read(QUIC_CHUNK_BYTES);
+      if (got === ReadEnd.NOTHING) break;
+      if (got === ReadEnd.FINISHED) {
+        this.#isReadEnded = true;
+        this.#wantsRead = false;
+        this.push(null);
+        break;
+      }
+      if (got === ReadEnd.BROKEN) {
+        this.#fail();
+        break;
+      }
+      const chunk = got as Buffer;
+      bytes += chunk.length;
+      this.bytesRead += chunk.length;
+      if (!this.push(chunk)) this.#wantsRead = false;
+    }
+    return bytes;
+  }
+
+  /** @param room bytes that the budget allows @returns bytes that QUIC took */
+  pumpWrite(room: number): number {
+    const pending = this.#pending;
+    let taken = 0;
+    if (pending !== undefined) {
+      const length = Math.min(room, pending.bytes.length - pending.offset);
+      taken = length === 0 ? 0 : this.native.write(pending.bytes, pending.offset, length, false);
+      if (taken < 0) {
+        this.#fail();
+        return 0;
+      }
+      pending.offset += taken;
+      this.bytesWritten += taken;
+      if (pending.offset < pending.bytes.length) return taken;
+      this.#pending = undefined;
+      pending.done();
+    }
+    const finish = this.#finish;
+    if (finish !== undefined && this.#pending === undefined && !this.destroyed) {
+      this.#finish = undefined;
+      this.#isConcluded = this.native.write(NOTHING, 0, 0, true) === 0;
+      if (this.#isConcluded) finish();
+      else this.#fail();
+    }
+    return taken;
+  }
+
+  /** The peer has ended one half abruptly, or the connection is going; the latter its connection reports itself. */
+  handleBreak(): void {
+    this.#fail();
+  }
+
+  /** Ends the stream for a reason of this side. */
+  abort(error: WeftError, code: number = StreamCode.CANCELLED): void {
+    this.#resetCode ??= code;
+    this.destroy(error);
+  }
+
+  #fail(): void {
+    if (this.destroyed) return;
+    const { native } = this;
+    const isReset = native.readState === StreamState.RESET_REMOTE || native.writeState === StreamState.RESET_REMOTE;
+    if (!isReset) {
+      const isClosed =
+        native.readState === StreamState.CONNECTION_CLOSED || native.writeState === StreamState.CONNECTION_CLOSED;
+      if (isClosed) return;
+    }
+    const code = native.readErrorCode ?? native.writeErrorCode ?? StreamCode.NONE;
+    this.destroy(new StreamError("STREAM_RESET", `the peer has ended the stream "${this.streamKind}" (code ${code})`, code));
+  }
+
+  // ── Node's side ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  override _read(): void {
+    if (this.#wantsRead || this.#isReadEnded) return;
+    this.#wantsRead = true;
+    this.#carrier.wake();
+  }
+
+  override _write(chunk: Buffer, _encoding: BufferEncoding, done: (error?: Error | null) => void): void {
+    if (chunk.length === 0) return done();
+    this.#pending = { bytes: chunk, offset: 0, done };
+    this.#carrier.wake();
+  }
+
+  override _final(done: (error?: Error | null) => void): void {
+    this.#finish = done;
+    this.#carrier.wake();
+  }
+
+  override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
+    const isComplete = this.#isConcluded && this.#isReadEnded && error === null && this.#resetCode === undefined;
+    if (!isComplete) this.native.reset(this.#resetCode ?? StreamCode.CANCELLED);
+    const pending = this.#pending;
+    const finish = this.#finish;
+    this.#pending = undefined;
+    this.#finish = undefined;
+    this.#carrier.detach(this);
+    done(error);
+    // Node has marked the stream as destroyed; its callbacks only release what they hold
+    const why = error ?? new StreamError("STREAM_RESET", `the stream "${this.streamKind}" was ended by this side`);
+    pending?.done(why);
+    finish?.(why);
+  }
+}
+
+const NOTHING = new Uint8Array(0);

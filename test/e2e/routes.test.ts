@@ -1,0 +1,185 @@
+/** Prefixes behind members: announced, approved, used, taken over when a router fails, and no trace afterwards. */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import type { RoutesView } from "../../src/api/host-control.ts";
+import type { Host } from "../../lab/namespaces.ts";
+import type { WeftNode } from "../../lab/network.ts";
+import { sleep, until } from "../../lab/process.ts";
+import { routedHosts, type RoutedHosts } from "../../lab/topologies.ts";
+import { iperf, ping } from "../../lab/traffic.ts";
+import { formatRoutePrefix, parseRoutePrefix } from "../../src/mesh/route-prefix.ts";
+import { assertRestored, machineState, type MachineState } from "./machine-state.ts";
+import { skip, withNetwork } from "./support.ts";
+
+const PREFIX4 = "10.77.0.0/24";
+const PREFIX6 = "fd77::/64";
+const INSIDE4 = "10.77.0.10";
+const INSIDE6 = "fd77::10";
+
+interface Site extends RoutedHosts {
+  /** A machine that is no member, behind both routers. */
+  readonly inside: Host;
+  readonly before: ReadonlyMap<string, MachineState>;
+}
+
+/** r1 and r2 both have a link to `inside`, which answers at an address of its own behind them. */
+async function site(): Promise<Site> {
+  const routed = await routedHosts(["r1", "r2", "c"]);
+  const { lab, hosts } = routed;
+  try {
+    const inside = await lab.host("inside");
+    await inside.ip("addr", "add", `${INSIDE4}/32`, "dev", "lo");
+    await inside.ip("addr", "add", `${INSIDE6}/128`, "dev", "lo");
+    for (const router of hosts.slice(0, 2)) {
+      const link = await lab.link(router, inside);
+      await router.ip("-4", "route", "add", PREFIX4, "via", link.b.address4);
+      await router.ip("-6", "route", "add", PREFIX6, "via", link.b.address6);
+    }
+    const before = new Map<string, MachineState>();
+    for (const host of hosts) before.set(host.name, await machineState(host));
+    return { ...routed, inside, before };
+  } catch (error) {
+    await lab.close();
+    throw error;
+  }
+}
+
+async function uses(node: WeftNode, prefix: string, router: string | undefined): Promise<RoutesView> {
+  return until(`${node.name} reaches ${prefix} through ${router ?? "nobody"}`, 10_000, async () => {
+    const view = await node.api.routes();
+    return view.routes.find((route) => route.prefix === prefix && route.active)?.node.name === router
+      ? view
+      : undefined;
+  });
+}
+
+test(
+  "subnet routers: approval, both families, longest prefix, takeover within a second, everything put back",
+  { skip },
+  async (t) => {
+    await withNetwork(
+      site,
+      ({ hosts }) => hosts,
+      async (network, { before, inside, links }) => {
+        const [r1, r2, c] = [network.node("r1"), network.node("r2"), network.node("c")];
+        const spareIsHealthy = (name: string): Promise<true> =>
+          until(`${name} is a healthy spare`, 10_000, async () => {
+            const found = (await c.api.routes()).routes.find(
+              (route) => route.prefix === PREFIX4 && route.node.name === name,
+            );
+            return found?.health === "good" ? true : undefined;
+          });
+        await t.test("an announced prefix changes nothing before an admin has approved it", async () => {
+          const mine = await r1.json<RoutesView>(["routes", "announce", PREFIX4]);
+          assert.deepEqual(mine.own, [{ prefix: PREFIX4, approved: false, serving: false }]);
+          await until("c hears of it", 5_000, async () =>
+            (await c.api.routes()).routes.length === 1 ? true : undefined,
+          );
+          await uses(c, PREFIX4, undefined);
+          assert.equal((await ping(c.host, INSIDE4, { count: 2, intervalMs: 20, graceMs: 300 })).received, 0);
+          assert.doesNotMatch(await r1.host.must("nft", ["list", "ruleset"]), /masquerade/);
+        });
+        await t.test("approved, it is routed, and the inside sees the router's own address", async () => {
+          await r1.weft(["routes", "announce", PREFIX6]);
+          for (const prefix of [PREFIX4, PREFIX6])
+            assert.equal((await r1.weft(["routes", "approve", "r1", prefix])).code, 0);
+          await uses(c, PREFIX4, "r1");
+          await uses(c, PREFIX6, "r1");
+          for (const address of [INSIDE4, INSIDE6]) {
+            await until(`${address} answers`, 3_000, async () =>
+              (await ping(c.host, address, { count: 1, graceMs: 300 })).received === 1 ? true : undefined,
+            );
+            const echo = await ping(c.host, address, { count: 10, intervalMs: 20 });
+            assert.equal(echo.received, 10, address);
+          }
+        });
+        await t.test("TCP flows through a router at its path's size", async () => {
+          const tcp = await iperf(c.host, inside, INSIDE4, { seconds: 1 });
+          assert.ok(tcp.bitsPerSecond > 20e6, `${tcp.bitsPerSecond} bit/s`);
+        });
+        await t.test("a longer prefix wins, whoever has the shorter one", async () => {
+          await r2.weft(["routes", "announce", "10.77.0.8/29"]);
+          await r1.weft(["routes", "approve", "r2", "10.77.0.8/29"]);
+          await until("r2 is ready", 5_000, async () =>
+            (await r2.api.routes()).own.every(({ serving }) => serving) ? true : undefined,
+          );
+          await uses(c, "10.77.0.8/29", "r2");
+          const sent = async (name: string): Promise<number> =>
+            (await c.status()).peers.find((peer) => peer.name === name)?.txBytes ?? 0;
+          const was = await sent("r2");
+          assert.equal((await ping(c.host, INSIDE4, { count: 50, intervalMs: 10, bytes: 1_000 })).received, 50);
+          assert.ok((await sent("r2")) - was > 50_000, "the packets went to r2");
+          await r2.weft(["routes", "withdraw", "10.77.0.8/29"]);
+          await uses(c, "10.77.0.8/29", undefined);
+          assert.equal((await ping(c.host, INSIDE4, { count: 5, intervalMs: 20 })).received, 5);
+        });
+        await t.test("a prefix that holds the router's own underlay address does not swallow the tunnel", async () => {
+          const canonical = (text: string): string => formatRoutePrefix(parseRoutePrefix(text)!);
+          const [network4, network6] = [canonical(links[0].network4), canonical(links[0].network6)];
+          for (const prefix of [network4, network6]) {
+            await r1.json(["routes", "announce", prefix]);
+            await r1.json(["routes", "approve", "r1", prefix]);
+            await uses(c, prefix, "r1");
+          }
+          await c.kill();
+          await c.up();
+          await uses(c, network4, "r1");
+          assert.equal((await ping(c.host, INSIDE4, { count: 20, intervalMs: 20 })).received, 20);
+          const peer = await c.peer("r1");
+          assert.ok(
+            peer.path.endpoint?.includes(r1.host.address4) === true ||
+              peer.path.endpoint?.includes(r1.host.address6) === true,
+          );
+          // the same address without the underlay's mark goes through the tunnel
+          assert.match(await c.host.ip("route", "get", r1.host.address4), /dev weft/);
+          for (const prefix of [network4, network6]) await r1.json(["routes", "withdraw", prefix]);
+        });
+        await t.test(
+          "a router that falls silent is left within a second, and taken back when the other one fails",
+          async () => {
+            await r2.weft(["routes", "announce", PREFIX4]);
+            await r1.weft(["routes", "approve", "r2", PREFIX4]);
+            await spareIsHealthy("r2");
+            const pinging = ping(c.host, INSIDE4, { count: 200, intervalMs: 20, graceMs: 500 });
+            await sleep(1_000);
+            r1.daemon?.signal("SIGSTOP");
+            const echo = await pinging;
+            await uses(c, PREFIX4, "r2");
+            assert.ok(echo.longestGapMs > 0 && echo.longestGapMs <= 1_000, `gap ${echo.longestGapMs} ms`);
+            r1.daemon?.signal("SIGCONT");
+            await spareIsHealthy("r1");
+            const again = ping(c.host, INSIDE4, { count: 200, intervalMs: 20, graceMs: 500 });
+            await sleep(1_000);
+            r2.daemon?.signal("SIGSTOP");
+            const back = await again;
+            r2.daemon?.signal("SIGCONT");
+            await uses(c, PREFIX4, "r1");
+            assert.ok(back.longestGapMs <= 1_000, `gap ${back.longestGapMs} ms`);
+            await spareIsHealthy("r2");
+          },
+        );
+        await t.test("the router is killed: the other one takes over within a second", async () => {
+          await uses(c, PREFIX4, "r1");
+          const pinging = ping(c.host, INSIDE4, { count: 250, intervalMs: 20, graceMs: 500 });
+          await sleep(1_500);
+          await r1.kill();
+          const echo = await pinging;
+          await uses(c, PREFIX4, "r2");
+          assert.ok(echo.longestGapMs > 0 && echo.longestGapMs <= 1_000, `gap ${echo.longestGapMs} ms`);
+        });
+        await t.test("stopped, killed and repaired, every machine is as it was", async () => {
+          await r2.weft(["down"]);
+          await r2.daemon?.exited;
+          await c.weft(["down"]);
+          await c.daemon?.exited;
+          const { items } = await r1.json<{ items: { outcome: string; text: string }[] }>(["repair"]);
+          assert.ok(
+            items.some(({ outcome, text }) => outcome === "undone" && /nft table/.test(text)),
+            JSON.stringify(items),
+          );
+          for (const node of [r1, r2, c]) await assertRestored(node.host, before.get(node.name) ?? {});
+        });
+      },
+    );
+  },
+);
