@@ -141,7 +141,9 @@ async function transferOf(pair: StreamPair, megabytes: number): Promise<Table> {
   return {
     title: "one long stream",
     columns: ["", "MB", "s", "Mbit/s"],
-    rows: [["both ends in one thread", figure(received / 1e6), figure(seconds), figure((received * 8) / seconds / 1e6)]],
+    rows: [
+      ["both ends in one thread", figure(received / 1e6), figure(seconds), figure((received * 8) / seconds / 1e6)],
+    ],
   };
 }
 

@@ -20,6 +20,8 @@ const PACKAGES = {
   tcpdump: "tcpdump",
   setpriv: "util-linux",
   nginx: "nginx",
+  turnserver: "coturn",
+  miniupnpd: "miniupnpd-nftables",
   openssl: "openssl",
 } as const;
 

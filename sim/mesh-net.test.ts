@@ -187,6 +187,78 @@ test("a member that lies can drop, and nothing else: wrong answers install nothi
   }
 });
 
+test("nodes behind NATs: whoever cannot meet directly is relayed, and a beacon that stops is replaced by another", () => {
+  const kinds = ["open", "easy", "easy", "hard", "hard", "hard", "blocked", "blocked"] as const;
+  const net = new MeshNet(77, kinds.length + 2);
+  const beacons = net.nodes.slice(-2);
+  for (const beacon of beacons) beacon.isBeacon = true;
+  for (const node of net.nodes) node.allowsTransit = node.isBeacon;
+  const kindOf = (node: SimNode): string => kinds[node.index] ?? "open";
+  // hole punching brings easy pairs together; a hard NAT needs an open or easy partner; who blocks UDP reaches the beacons only
+  const meets = (a: SimNode, b: SimNode): boolean => {
+    const both = [kindOf(a), kindOf(b)];
+    if (both.includes("blocked")) return a.isBeacon || b.isBeacon;
+    return !(both[0] === "hard" && both[1] === "hard");
+  };
+  for (const a of net.nodes) for (const b of net.nodes) if (a.index < b.index && meets(a, b)) net.connect(a, b, 10);
+  net.run(3000);
+  const apart = net.nodes.flatMap((a) => net.nodes.filter((b) => a !== b && !meets(a, b)).map((b) => [a, b] as const));
+  assert.ok(apart.length > 10);
+  const everybodyMeets = (): void => {
+    for (const [a, b] of apart) net.seek(a, b);
+    net.run(3000);
+    for (const [a, b] of apart) {
+      const before = b.delivered;
+      assert.ok(net.probe(a, b) > 0, `${a.index}–${b.index}`);
+      net.run(100);
+      assert.ok(b.delivered > before, `${a.index}–${b.index}`);
+      const best = virtualOf(a.routing.candidates(net.now, b.id)[0]);
+      assert.equal(best?.pathKind, PathKind.RELAY);
+    }
+  };
+  everybodyMeets();
+  for (const other of net.nodes) net.disconnect(beacons[0], other);
+  everybodyMeets();
+  assert.deepEqual(net.violations, []);
+});
+
+test("a partition cuts the ways across it, and they come back when it heals", () => {
+  const net = new MeshNet(31, 12);
+  const { nodes } = net;
+  const halves = [nodes.slice(0, 6), nodes.slice(6)];
+  for (const half of halves)
+    for (const [i, node] of half.entries())
+      for (const step of [1, 2]) net.connect(node, half[(i + step) % half.length], 5);
+  const bridges = [0, 2, 4].map((i) => [halves[0][i], halves[1][i]] as const);
+  const pairs = [1, 3, 5].map((i) => [halves[0][i], halves[1][i]] as const);
+  const heal = (): void => bridges.forEach(([a, b]) => net.connect(a, b, 20));
+  const seek = (ms: number): void => {
+    for (let at = 0; at < ms; at += 500) {
+      for (const [a, b] of pairs) {
+        net.seek(a, b);
+        net.probe(a, b);
+        net.probe(b, a);
+      }
+      net.run(500);
+    }
+  };
+  const delivered = (): number => pairs.reduce((total, [a, b]) => total + a.delivered + b.delivered, 0);
+  heal();
+  seek(5000);
+  assert.ok(delivered() > 0);
+  for (const [a, b] of bridges) net.cut(a, b);
+  seek(5000);
+  const during = delivered();
+  seek(60_000);
+  assert.equal(delivered(), during);
+  for (const [a, b] of pairs) assert.equal(a.routing.candidates(net.now, b.id).length, 0);
+  heal();
+  seek(5000);
+  for (const [a, b] of pairs) assert.ok(a.routing.candidates(net.now, b.id).length > 0);
+  assert.ok(delivered() > during);
+  assert.deepEqual(net.violations, []);
+});
+
 test("a removed member carries nothing any more", () => {
   const { net, a, b, others } = star(2);
   net.run(2000);

@@ -1,7 +1,8 @@
 /**
  * One side has forgotten the session while the other believes in it: whole again within two seconds, although the forgetful side's own
- * handshakes do not get through. A daemon is killed and started again; from then on the router drops the handshake datagrams that it
- * begins (the first byte of the UDP payload says so), so it is the believer who has to notice missing delivery and to act.
+ * handshakes do not get through. A daemon is killed and started again while the other one is stopped (SIGSTOP) and so sees nothing of it;
+ * from then on the router drops the handshake datagrams that the forgetful one begins (the first byte of the UDP payload says so), so
+ * it is the believer who has to notice missing delivery and to act.
  * Parts: "idle" (the first packet after the restart) and "loaded" (100 pings a second and a UDP flow all the time).
  */
 import { HANDSHAKE_INIT_TYPE } from "../../src/wire/handshake-sizes.ts";
@@ -35,7 +36,7 @@ async function muteHandshakes(router: Host, from: Host): Promise<() => Promise<n
   };
 }
 
-/** @returns milliseconds from `ready` of the restarted side to the first answer that the believer gets */
+/** @returns milliseconds from when both run again to the first answer that the believer gets */
 async function forget(
   victim: WeftNode,
   believer: WeftNode,
@@ -46,10 +47,12 @@ async function forget(
   const stream = load === "loaded" ? PingStream.start(believer.host, address) : undefined;
   try {
     if (stream !== undefined) await sleep(1_000);
+    believer.daemon?.signal("SIGSTOP");
     await victim.kill();
     const heal = await muteHandshakes(router, victim.host);
     try {
       await victim.up();
+      believer.daemon?.signal("SIGCONT");
       const readyMs = Date.now();
       if (stream === undefined) return await timeUntilAnswered(believer.host, address, GIVE_UP_MS);
       for (;;) {
@@ -62,6 +65,7 @@ async function forget(
         await sleep(20);
       }
     } finally {
+      believer.daemon?.signal("SIGCONT");
       await heal();
     }
   } finally {

@@ -4,6 +4,7 @@
  */
 import { request } from "node:http";
 import type { ExplainView } from "./explain-view.ts";
+import type { NetcheckView } from "./netcheck-view.ts";
 import { WeftError } from "../base/errors.ts";
 import type {
   DecisionView,
@@ -117,6 +118,11 @@ export class ApiClient {
 
   explain(peer: string): Promise<ExplainView> {
     return this.#json("GET", `/v1/explain?query=${encodeURIComponent(peer)}`);
+  }
+
+  /** @param timeoutMs how long the sources may look */
+  netcheck(timeoutMs: number): Promise<NetcheckView> {
+    return this.#json("POST", "/v1/netcheck", { timeoutMs });
   }
 
   routes(): Promise<RoutesView> {

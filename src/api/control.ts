@@ -4,6 +4,7 @@
  */
 import type { ExplainView } from "./explain-view.ts";
 import type { HostControl } from "./host-control.ts";
+import type { NetcheckView } from "./netcheck-view.ts";
 import type { RosterControl } from "./roster-control.ts";
 
 /**
@@ -202,6 +203,8 @@ export interface NodeControl {
   ping(peer: string, timeoutMs: number): Promise<PingView>;
   /** @param peer name, id or overlay address */
   explain(peer: string): Promise<ExplainView>;
+  /** @param timeoutMs how long discovery sources may look, 1–30,000 */
+  netcheck?(timeoutMs: number): Promise<NetcheckView>;
   /** Names, routes and exits; undefined on a node without an interface. */
   readonly host?: HostControl | undefined;
   /** Invites, requests, changes of members, policy, export. */

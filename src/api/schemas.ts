@@ -42,6 +42,11 @@ export const pingBody: z.ZodMiniType<{ peer: string; timeoutMs?: number | undefi
   OBJECT,
 );
 
+export const netcheckBody: z.ZodMiniType<{ timeoutMs?: number | undefined }> = z.strictObject(
+  { timeoutMs: z.optional(whole(1, 30_000)) },
+  OBJECT,
+);
+
 export const emptyBody: z.ZodMiniType<object> = z.strictObject({}, OBJECT);
 
 export const whoisQuery: z.ZodMiniType<{ query: string }> = z.object({ query: nodeReference });

@@ -18,7 +18,7 @@ import type { NodeControl } from "./control.ts";
 import { addHostRoutes } from "./host-routes.ts";
 import { addRosterRoutes } from "./roster-routes.ts";
 import { formatPrometheus, PROMETHEUS_CONTENT_TYPE } from "./prometheus.ts";
-import { emptyBody, inviteBody, pingBody, revokeBody, whoisQuery } from "./schemas.ts";
+import { emptyBody, inviteBody, netcheckBody, pingBody, revokeBody, whoisQuery } from "./schemas.ts";
 
 export const MAX_BODY_BYTES = 65536;
 /** sun_path is 108 bytes with its terminating zero (unix(7)). */
@@ -104,6 +104,12 @@ export function createApi(control: NodeControl, log: Logger): Hono {
   app.get("/v1/explain", async (context) => {
     const { query } = check(whoisQuery, context.req.query());
     return context.json(await control.explain(query));
+  });
+  app.post("/v1/netcheck", async (context) => {
+    const { timeoutMs } = await body(context, netcheckBody);
+    const view = await control.netcheck?.(timeoutMs ?? 10_000);
+    if (view === undefined) throw new WeftError("NOT_READY", "this node does not look around", "start it first");
+    return context.json(view);
   });
   app.post("/v1/invite", async (context) => context.json(await control.invite(await body(context, inviteBody))));
   app.post("/v1/revoke", async (context) => {

@@ -28,6 +28,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<CommandModule>>> = {
   whois: () => import("./whois.ts"),
   ping: () => import("./ping.ts"),
   explain: () => import("./explain.ts"),
+  netcheck: () => import("./netcheck.ts"),
   routes: () => import("./routes.ts"),
   exit: () => import("./exit.ts"),
   dns: () => import("./dns.ts"),

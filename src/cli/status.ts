@@ -14,7 +14,7 @@ function render(status: StatusView, earlier?: { status: StatusView; elapsedMs: n
     `${paint("bold", node.name)}  ${shortId(node.id)}  ${node.addresses.join("  ")}  ${node.mode === "tun" ? `interface ${node.interface}` : "agent (no interface)"}`,
     `network ${paint("bold", network.name)}  ${network.members} member${network.members === 1 ? "" : "s"}  ${network.ipv4}  ${network.ipv6}  roster confirmed ${
       network.rosterAgeMs === null ? "not yet" : `${age(network.rosterAgeMs)} ago`
-    }`,
+    }${network.userData === "open" ? "" : `, user data ${network.userData}`}`,
     `reached at ${node.endpoints.length === 0 ? "–" : node.endpoints.join("  ")}  up ${age(node.uptimeMs)}  weft ${node.version}`,
   ];
   const health = status.health.map(

@@ -18,15 +18,17 @@ import { Fragmenter } from "../session/fragments.ts";
 import { HandshakeGate } from "../session/gate.ts";
 import { DATA_OVERHEAD_BYTES, InnerKind, OUTER_IPV4_BYTES, OUTER_IPV6_BYTES } from "../wire/data.ts";
 import { DatagramClass, classify } from "../wire/demux.ts";
+import { adaptToPath, fitReplayWindow, SendBuffer } from "./adapt.ts";
 import { Coalescer } from "./coalesce.ts";
 import { IcmpErrors } from "./icmp-errors.ts";
 import { Inbound } from "./inbound.ts";
 import type { Command, EndpointBytes, PlaneEvent, PlaneSettings } from "./messages.ts";
 import { Outbound } from "./outbound.ts";
 import { PeerState } from "./peer.ts";
+import { Pings } from "./pings.ts";
 import { type AeadPort, type MacPort, type PollPort, Ready, type TunPort, type UdpPort } from "./ports.ts";
 import { Punching } from "./punching.ts";
-import { PacketQueues, QUEUE_MAX_PACKETS, QUEUE_MIN_PACKETS } from "./queues.ts";
+import { PacketQueues } from "./queues.ts";
 import { RouteTable } from "./routes.ts";
 import { Counter, PeerField, type PlaneStats, Stage } from "./stats.ts";
 import { STUN_MAX_BYTES, StunDoor } from "./stun-door.ts";
@@ -44,13 +46,8 @@ const SILENT_AGAIN_MS = 5_000;
 const NEED_SESSION_AGAIN_MS = 500;
 const WAITING_MAX_MS = 10_000;
 const HOUSEKEEPING_MS = 100;
-const WINDOW_FIT_MS = 1_000;
 const MAX_ROUTES = 8_192;
-const SEND_BUFFER_MIN_BYTES = 96 * 1024;
-const SEND_BUFFER_MAX_BYTES = 4 << 20;
-const SEND_BUFFER_MS = 10;
 const EMSGSIZE = 90;
-const PING_SLOTS = 64;
 
 export interface EngineDeps {
   readonly slab: Slab;
@@ -114,10 +111,8 @@ export class Engine {
   readonly #deadlines: Float64Array;
   readonly #scratchName: number;
   readonly #scratch: number;
-  readonly #pingToken = new Float64Array(PING_SLOTS);
-  readonly #pingId = new Float64Array(PING_SLOTS);
-  readonly #pingPeer = new Int32Array(PING_SLOTS).fill(-1);
-  #pingNext = 0;
+  readonly #pings = new Pings();
+  readonly #sendBuffer = new SendBuffer();
   #settings: PlaneSettings;
   #nowMs: number;
   #nextDeadlineMs = 0;
@@ -125,11 +120,6 @@ export class Engine {
   #moreUdp4 = false;
   #moreUdp6 = false;
   #moreTun = false;
-  /** Bytes handed to the kernel when the send-buffer rate was last measured. */
-  #rateBytes = 0;
-  #rateAtMs = 0;
-  #rateBps = 0;
-  #sendBufferBytes = 0;
 
   constructor(deps: EngineDeps, options: EngineOptions) {
     this.#deps = deps;
@@ -411,6 +401,11 @@ export class Engine {
       case "punch":
         this.#punching.order(this.#nowMs, command);
         return;
+      case "hold":
+        this.outbound.held = command.held;
+        this.inbound.held = command.held;
+        if (!command.held) for (const peer of this.#peers) if (peer !== undefined) this.outbound.released(peer);
+        return;
       case "keepOpen":
         this.#keepsOpen = new Set(command.peers);
         for (const peer of this.#peers) {
@@ -614,11 +609,7 @@ export class Engine {
     }
     const id = peer.paths.ping(this.#nowMs, this.#sinkOf(peer));
     if (id < 0) return;
-    const at = this.#pingNext;
-    this.#pingNext = (at + 1) % PING_SLOTS;
-    this.#pingToken[at] = token;
-    this.#pingId[at] = id;
-    this.#pingPeer[at] = slot;
+    this.#pings.add(slot, id, token);
     peer.unansweredReceiveMs = -1;
   }
 
@@ -785,17 +776,10 @@ export class Engine {
 
   #pong(peer: PeerState): void {
     const paths = peer.paths;
-    for (let i = 0; i < PING_SLOTS; i++) {
-      if (this.#pingPeer[i] !== peer.slot || this.#pingId[i] !== paths.lastAckId) continue;
-      this.#pingPeer[i] = -1;
-      this.#emit({
-        kind: "pong",
-        peer: peer.slot,
-        token: this.#pingToken[i],
-        rttMs: paths.lastAckRttMs,
-        endpoint: readName(this.#u8, paths.nameOf(paths.lastAckPath)),
-      });
-    }
+    this.#pings.answered(peer.slot, paths.lastAckId, (token) => {
+      const endpoint = readName(this.#u8, paths.nameOf(paths.lastAckPath));
+      this.#emit({ kind: "pong", peer: peer.slot, token, rttMs: paths.lastAckRttMs, endpoint });
+    });
   }
 
   /** Publishes the active path where it, its MTU or its figures changed. */
@@ -808,17 +792,18 @@ export class Engine {
     cells[peer.row + PeerField.lossRatio] = active >= 0 ? paths.lossRatio : 0;
     cells[peer.row + PeerField.mtuBytes] = mtuBytes;
     cells[peer.row + PeerField.rateBps] = paths.rateBps;
-    this.#adaptToPath(peer);
+    adaptToPath(peer, this.#nowMs, this.stats);
     const outerBytes =
       active >= 0 && this.#u8[paths.activeName() + NAME_FAMILY] !== 4 ? OUTER_IPV6_BYTES : OUTER_IPV4_BYTES;
     const innerBytes = active >= 0 ? paths.innerBytes(DATA_OVERHEAD_BYTES) : peer.maxPacketBytes;
+    const observed = paths.takeObserved();
+    if (observed !== undefined) this.#emit({ kind: "observed", peer: peer.slot, endpoint: observed });
     const same = active === peer.toldPath && innerBytes === peer.maxPacketBytes && mtuBytes === peer.toldMtuBytes;
     if (same && !paths.takeActiveChanged()) return;
-    const hadNone = peer.toldPath < 0;
     peer.toldPath = active;
     peer.toldMtuBytes = mtuBytes;
     peer.maxPacketBytes = innerBytes;
-    if (active >= 0 && hadNone) this.outbound.released(peer);
+    if (active >= 0) this.outbound.released(peer);
     if (active >= 0) this.#gate.noteKnown(readName(this.#u8, paths.activeName()));
     this.#emit({
       kind: "path",
@@ -827,44 +812,6 @@ export class Engine {
       // what the routes are to follow: the largest inner packet, in terms of this path
       mtuBytes: active >= 0 ? innerBytes + DATA_OVERHEAD_BYTES + outerBytes : 0,
     });
-    const observed = paths.takeObserved();
-    if (observed !== undefined) this.#emit({ kind: "observed", peer: peer.slot, endpoint: observed });
-  }
-
-  /** Burst size, queue limit and CoDel interval follow what is measured of the path. */
-  #adaptToPath(peer: PeerState): void {
-    const paths = peer.paths;
-    const datagramBytes = peer.maxPacketBytes + DATA_OVERHEAD_BYTES;
-    const before = peer.burst.fallbacks;
-    // an empty queue and an unhurried path mean that the rate is the application's, which must not look like a slow path
-    const limited = peer.queue.packets > 0 || paths.isLimited;
-    peer.burst.update(this.#nowMs, limited ? paths.rateBps : 0, datagramBytes, paths.lossRatio);
-    if (peer.burst.fallbacks !== before) this.stats.add(Counter.gsoFallbacks, 1);
-    const bytesPerMs = paths.rateBps / 8_000;
-    if (bytesPerMs <= 0) return;
-    const rttMs = paths.rttMs > 0 ? paths.rttMs : 1;
-    const product = (bytesPerMs * Math.max(rttMs, 100)) / datagramBytes;
-    peer.queue.limitPackets = Math.max(QUEUE_MIN_PACKETS, Math.min(QUEUE_MAX_PACKETS, Math.ceil(product)));
-    peer.queue.intervalMs = Math.max(100, rttMs * 1.25);
-  }
-
-  /** What may overtake what: packets at this rate times the largest difference in delay that the paths of the peer show. */
-  #fitReplayWindow(peer: PeerState): void {
-    if (peer.sendEpoch === undefined || this.#nowMs - peer.windowFittedMs < WINDOW_FIT_MS) return;
-    peer.windowFittedMs = this.#nowMs;
-    let slowestMs = 0;
-    let fastestMs = Infinity;
-    for (const path of peer.paths.figures()) {
-      if (path.rttMs < 0) continue;
-      slowestMs = Math.max(slowestMs, path.rttP95Ms, path.rttMs);
-      fastestMs = Math.min(fastestMs, path.rttMs);
-    }
-    const cells = this.stats.cells;
-    const packets = cells[peer.row + PeerField.rxPackets] - peer.windowPackets;
-    peer.windowPackets += packets;
-    const wanted = (packets / WINDOW_FIT_MS) * (slowestMs - Math.min(fastestMs, slowestMs)) * 2;
-    const replay = peer.sendEpoch.replay;
-    if (wanted > replay.counters) replay.resize(wanted);
   }
 
   // ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -904,7 +851,7 @@ export class Engine {
     const nowMs = this.#nowMs;
     peer.paths.handleTimeout(nowMs, this.#sinkOf(peer));
     this.#pathChanged(peer);
-    this.#fitReplayWindow(peer);
+    fitReplayWindow(peer, nowMs, this.stats);
     let next = Math.min(peer.paths.nextTimeoutMs, this.epochs.handleTimeout(nowMs, slot));
     if (peer.sendEpoch !== undefined && !peer.sendEpoch.live) {
       peer.sendEpoch = undefined;
@@ -962,30 +909,14 @@ export class Engine {
     return moved;
   }
 
-  /**
-   * The send buffer holds about 10 ms of what this socket really gets rid of, so that a full qdisc pushes back (EAGAIN) instead of
-   * dropping. While nothing pushes back the rate only rises.
-   */
   #adaptSendBuffer(nowMs: number): void {
-    const bytes = this.stats.get(Counter.udpTxBytes);
-    const elapsedMs = nowMs - this.#rateAtMs;
-    if (elapsedMs < 50) return;
-    const bps = ((bytes - this.#rateBytes) * 8_000) / elapsedMs;
-    this.#rateBytes = bytes;
-    this.#rateAtMs = nowMs;
-    let delivered = 0;
-    for (const peer of this.#peers) if (peer !== undefined) delivered += peer.paths.rateBps;
+    let deliveredBps = 0;
+    for (const peer of this.#peers) if (peer !== undefined) deliveredBps += peer.paths.rateBps;
     const blocked = this.outbound.isBlocked(4) || this.outbound.isBlocked(6);
-    if (blocked) this.#rateBps = this.#rateBps === 0 ? bps : this.#rateBps * 0.7 + bps * 0.3;
-    else this.#rateBps = Math.max(bps, delivered, this.#rateBps * 0.98);
-    const wanted = Math.max(
-      SEND_BUFFER_MIN_BYTES,
-      Math.min(SEND_BUFFER_MAX_BYTES, (this.#rateBps / 8_000) * SEND_BUFFER_MS),
-    );
-    if (Math.abs(wanted - this.#sendBufferBytes) < this.#sendBufferBytes * 0.25) return;
-    this.#sendBufferBytes = wanted;
-    if (this.#options.hasUdp4) this.#deps.udp.setSendBuffer(4, Math.ceil(wanted / 2));
-    if (this.#options.hasUdp6) this.#deps.udp.setSendBuffer(6, Math.ceil(wanted / 2));
+    const bytes = this.#sendBuffer.update(nowMs, this.stats.get(Counter.udpTxBytes), deliveredBps, blocked);
+    if (bytes === 0) return;
+    if (this.#options.hasUdp4) this.#deps.udp.setSendBuffer(4, Math.ceil(bytes / 2));
+    if (this.#options.hasUdp6) this.#deps.udp.setSendBuffer(6, Math.ceil(bytes / 2));
   }
 
   #needSession(peer: PeerState): void {

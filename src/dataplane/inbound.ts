@@ -22,6 +22,8 @@ import {
   InnerKind,
   TAG_BYTES,
 } from "../wire/data.ts";
+import { TcpFlag } from "../wire/tcp.ts";
+import { clampSyn } from "./mss.ts";
 import type { PeerState } from "./peer.ts";
 import type { AeadPort, UdpPort } from "./ports.ts";
 import type { RouteTable } from "./routes.ts";
@@ -80,6 +82,8 @@ export interface InboundDeps {
 
 export class Inbound {
   nowMs = 0;
+  /** No user data is taken although there is a session. */
+  held = false;
   /** Messages to ask for in one receive: few while long trains come, more while single datagrams do. */
   #messages4 = 4;
   #messages6 = 4;
@@ -441,7 +445,7 @@ export class Inbound {
   #judge(peer: PeerState, epoch: Epoch, ip: number, bytes: number, flags: number): Drop {
     const u8 = this.#u8;
     const view = this.#view;
-    if (!epoch.userData) return Drop.NOT_READY;
+    if (!epoch.userData || this.held) return Drop.NOT_READY;
     if (bytes < 20) return Drop.BAD_IP;
     const version = u8[ip] >>> 4;
     let transportAt = 0;
@@ -477,6 +481,8 @@ export class Inbound {
         if (bytes < transportAt + 20) return Drop.BAD_INNER;
       } else if (protocol !== UDP || bytes < transportAt + 8) return Drop.BAD_INNER;
     }
+    if (protocol === TCP && (u8[ip + transportAt + 13] & TcpFlag.SYN) !== 0)
+      clampSyn(view, ip, transportAt, bytes, (flags & INNER_FLAG_PARTIAL_CHECKSUM) !== 0, peer);
     return this.#deps.coalescer === undefined ? Drop.NOT_FOR_US : Drop.NONE;
   }
 }

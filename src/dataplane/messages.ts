@@ -101,6 +101,11 @@ export type Command =
   | { readonly kind: "raw"; readonly to: EndpointBytes; readonly datagram: Uint8Array }
   /** Asks for the figures of a peer's paths; answered by a "paths" event with the same token. */
   | { readonly kind: "paths"; readonly peer: number; readonly token: number }
+  /**
+   * Whether user data may flow: a node whose roster nobody has confirmed for a while asks first (mesh/freshness.ts). While held, packets wait as they do for a
+   * session, and what comes in is dropped as NOT_READY; sessions, probes and control messages go on.
+   */
+  | { readonly kind: "hold"; readonly held: boolean }
   /** These peers' active paths are kept open while idle (path/mapping-life.ts), those of all others are not. */
   | { readonly kind: "keepOpen"; readonly peers: readonly number[] }
   /** Probes for hole punching (punching.ts): to every endpoint (plain), to the first from `count` sockets (fan) or at `count` ports (guess). */

@@ -16,6 +16,8 @@ import type { Epoch, EpochTable } from "../session/epochs.ts";
 import { Capability } from "../session/types.ts";
 import { completeTransportChecksum, fold, ipv4HeaderChecksum } from "../wire/checksum.ts";
 import { DATA_OVERHEAD_BYTES, INNER_FLAG_PARTIAL_CHECKSUM, INNER_HEADER_BYTES, InnerKind } from "../wire/data.ts";
+import { TcpFlag } from "../wire/tcp.ts";
+import { clampSyn } from "./mss.ts";
 import type { PeerState } from "./peer.ts";
 import { type AeadPort, type TunPort, type UdpPort, VNET_HEADER_BYTES } from "./ports.ts";
 import type { PacketQueues } from "./queues.ts";
@@ -72,6 +74,8 @@ export class Outbound {
   readonly batch6: Batch;
   readonly batchVia: Batch;
   readonly batchChannel: Batch;
+  /** User data waits although there is a session. */
+  held = false;
 
   readonly #u8: Uint8Array;
   readonly #view: DataView;
@@ -87,6 +91,8 @@ export class Outbound {
   readonly #backlog: Int32Array;
   #backlogHead = 0;
   #backlogCount = 0;
+  /** The last service() could serve nobody. */
+  #stalled = false;
   /** Cache of the last route lookup for IPv4. */
   #lastDestination = -1;
   #lastPeer: PeerState | undefined = undefined;
@@ -207,12 +213,14 @@ export class Outbound {
         if (before !== left) rounds = Math.min(rounds + 1, this.#backlogCount);
       }
     }
+    // nothing could be served, so every batch that the backlog wants is blocked: writability or the end of a pause wakes us
+    this.#stalled = left === budget;
     this.flush();
   }
 
   /** True when service() has something to do that waits for neither writability nor a pause. */
   get hasRunnableBacklog(): boolean {
-    return this.#backlogCount > 0 && (!this.batch4.blocked || !this.batch6.blocked);
+    return this.#backlogCount > 0 && !this.#stalled;
   }
 
   /** When a pause after ENOBUFS ends; Infinity when there is none. */
@@ -230,7 +238,8 @@ export class Outbound {
 
   /** A session or path came up: what waited for it may go. */
   released(peer: PeerState): void {
-    if (peer.queue.packets > 0) this.#enlist(peer);
+    this.#stalled = false;
+    if (peer.queue.packets > 0 && !this.held) this.#enlist(peer);
   }
 
   /**
@@ -329,6 +338,8 @@ export class Outbound {
           return;
         }
       }
+      if (protocol === TCP && (u8[transport + 13] & TcpFlag.SYN) !== 0)
+        clampSyn(view, ip, ipBytes, length, flags !== 0, peer);
       this.#emit(peer, ip, length, flags, 0);
       return;
     }
@@ -432,9 +443,9 @@ export class Outbound {
     this.#u8[plain] = InnerKind.IP;
     this.#u8[plain + 1] = flags;
     this.#view.setUint16(plain + 2, aux, true);
-    if (epoch === undefined || paths.active < 0) {
+    if (epoch === undefined || paths.active < 0 || this.held) {
       this.#queue(peer, plain, bytes, true);
-      this.#deps.needSession(peer);
+      if (epoch === undefined || paths.active < 0) this.#deps.needSession(peer);
       return;
     }
     if (bytes > peer.maxPacketBytes) return this.#tooBig(peer, plain, bytes, flags);
@@ -510,7 +521,7 @@ export class Outbound {
     const queues = this.#deps.queues;
     const queue = peer.queue;
     const epoch = peer.sendEpoch;
-    if (epoch === undefined || peer.paths.active < 0) return 0;
+    if (epoch === undefined || peer.paths.active < 0 || this.held) return 0;
     let served = 0;
     while (served < budget) {
       const name = peer.paths.activeName();
@@ -548,6 +559,7 @@ export class Outbound {
 
   #enlist(peer: PeerState): void {
     if (peer.backlogged) return;
+    this.#stalled = false;
     peer.backlogged = true;
     this.#backlog[(this.#backlogHead + this.#backlogCount) % this.#backlog.length] = peer.slot;
     this.#backlogCount++;

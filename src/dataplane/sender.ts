@@ -7,6 +7,7 @@
  * while the socket is full they wait in a ring of 64. A name without a socket (NAME_FAMILY below 4) goes to `virtual`, which gives the same results.
  */
 import { Drop } from "../base/drop.ts";
+import { VirtualType } from "../base/endpoint.ts";
 import { NAME_BYTES, NAME_ECN, NAME_FAMILY, NAME_INTERFACE, NAME_LOCAL } from "../base/name.ts";
 import type { Slab } from "../base/slab.ts";
 import { DATA_OVERHEAD_BYTES } from "../wire/data.ts";
@@ -219,7 +220,13 @@ export class Sender {
 
   #lost(batch: Batch, result: number, count: number): void {
     if (batch.isTransit) this.#stats.add(Counter.forwardLost, count);
-    else this.#stats.dropTx(result === ENETUNREACH ? Drop.NO_PATH : Drop.UDP_SEND, count);
+    else this.#stats.dropTx(this.#reasonOf(batch, result), count);
+  }
+
+  /** A via or channel says more than a socket does. */
+  #reasonOf(batch: Batch, result: number): Drop {
+    if (this.#u8[batch.name + NAME_FAMILY] >= 4) return Drop.UDP_SEND;
+    return result === ENETUNREACH ? Drop.NO_PATH : result === EMSGSIZE ? Drop.TOO_BIG : Drop.UDP_SEND;
   }
 
   /** One send; a stale sticky source or a pending socket error gets one more try. @returns bytes accepted or -errno */
@@ -249,18 +256,26 @@ export class Sender {
       cells[peer.row + PeerField.txPackets] = cells[peer.row + PeerField.txPackets] + packets;
       cells[peer.row + PeerField.txBytes] = cells[peer.row + PeerField.txBytes] + payloadBytes;
     }
-    this.delivered(peer, batch.base, packets, bytes, batch.segmentBytes, batch.ecn);
+    this.delivered(peer, batch.base, packets, bytes, batch.segmentBytes, batch.ecn, batch.isTransit);
   }
 
   /**
    * Datagrams were given to the kernel for the peer's active path: its paths and clocks hear of it, and the second path gets a copy while delivery
    * on the first is in doubt (the replay window of the peer drops what arrives twice).
-   * @param offset of the datagrams, still as sent
+   * @param offset of the datagrams, still as sent @param isTransit they hold transit, which does not go through a via
    */
-  delivered(peer: PeerState, offset: number, packets: number, bytes: number, segmentBytes: number, ecn: number): void {
+  delivered(
+    peer: PeerState,
+    offset: number,
+    packets: number,
+    bytes: number,
+    segmentBytes: number,
+    ecn: number,
+    isTransit: boolean,
+  ): void {
     const paths = peer.paths;
-    if (paths.duplicate >= 0) {
-      const name = paths.nameOf(paths.duplicate);
+    const name = paths.duplicate >= 0 ? paths.nameOf(paths.duplicate) : 0;
+    if (name !== 0 && !(isTransit && this.#u8[name + NAME_FAMILY] === VirtualType.LABEL)) {
       this.#u8[name + NAME_ECN] = ecn;
       const copied =
         this.#u8[name + NAME_FAMILY] < 4

@@ -151,7 +151,7 @@ export class Wrapper {
       return result;
     }
     deps.stats.add(Counter.viaSent, count);
-    this.#sender.delivered(hop, target, count, total, segmentBytes + WRAP_BYTES, ecn);
+    this.#sender.delivered(hop, target, count, total, segmentBytes + WRAP_BYTES, ecn, true);
     return bytes;
   }
 

@@ -1,6 +1,6 @@
 /**
  * The state of a roster as a function of its statements, over random histories. A failure names its seed, which replays exactly:
- * `WEFT_HISTORY_SEED=N`. The suite runs a share of the seeds; `WEFT_HISTORIES=10000` runs them all (test/run.ts --histories).
+ * `WEFT_HISTORY_SEED=N`. The suite runs a share of the seeds; `WEFT_HISTORIES=10000 bin/weft-node --test src/mesh/histories.test.ts` all.
  */
 import assert from "node:assert/strict";
 import { test } from "node:test";

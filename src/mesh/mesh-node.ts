@@ -670,6 +670,8 @@ export class MeshNode {
       case "near":
         return this.#onRouting(link, message);
       case "bye":
+        // nothing is asked of it any more; when it is back, its next session or message makes the link anew
+        this.#gossip.down(link.hex);
         return this.#outbox.push({ kind: "peerStopping", staticKey: link.staticKey, nodeId: this.#nodeIdOf(link.hex) });
       default:
         this.#gossip.handle(now, link, message);

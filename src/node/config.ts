@@ -15,6 +15,8 @@ import { parseProxyPrefix } from "./channels/forwarded.ts";
 import { parseService } from "../mesh/offers.ts";
 import type { OfferedService } from "../mesh/offers.ts";
 import { formatRoutePrefix, parseRoutePrefix } from "../mesh/route-prefix.ts";
+import { MAPPER_NAMES } from "./discovery/mapper.ts";
+import type { MapperName } from "./discovery/mapper.ts";
 import { UNDERLAY_MARK } from "./exit.ts";
 import { LOG_LEVELS } from "./log.ts";
 import type { LogLevel } from "./log.ts";
@@ -50,6 +52,7 @@ export interface Config {
   /** What one member may send through this node on one way, bytes per second; 0 = no limit. @default 50000000 */
   readonly forwardBytesPerSecond: number;
   readonly websocket: WebsocketConfig;
+  readonly discovery: DiscoveryConfig;
   /** undefined = agent node without an interface; "%d" is replaced by the kernel. @default "weft%d" */
   readonly tun: string | undefined;
   /** Largest underlay packet in bytes, 0 = take it from the interfaces. @default 0 */
@@ -84,6 +87,16 @@ export interface WebsocketConfig {
   readonly caFile: string | undefined;
   /** Reverse proxies whose headers name the client. @default loopback */
   readonly trustedProxies: readonly string[];
+}
+
+/** How this node finds out where it is and who is near. A node that listens on loopback alone does none of it. */
+export interface DiscoveryConfig {
+  /** HOST:PORT of STUN servers, at most 4. @default none */
+  readonly stun: readonly string[];
+  /** Ways to ask the router for a port mapping, in this order. @default pcp, nat-pmp, upnp */
+  readonly portMapping: readonly MapperName[];
+  /** Announce to, and look for, members on the LAN. @default true */
+  readonly lan: boolean;
 }
 
 export interface DnsConfig {
@@ -157,6 +170,9 @@ export interface FileConfig {
         ca?: string | undefined;
         trusted_proxies?: string[] | undefined;
       }
+    | undefined;
+  discovery?:
+    | { stun?: string[] | undefined; port_mapping?: boolean | MapperName[] | undefined; lan?: boolean | undefined }
     | undefined;
   tun?: string | false | undefined;
   mtu?: number | undefined;
@@ -242,6 +258,25 @@ const fileShape = {
       "must be a table",
     ),
   ),
+  discovery: z.optional(
+    z.strictObject(
+      {
+        stun: z.optional(
+          z
+            .array(text('HOST:PORT such as "stun.example.org:3478"', (value) => parseHostPort(value) !== undefined))
+            .check(z.maxLength(4, "must have at most 4 entries")),
+        ),
+        port_mapping: z.optional(
+          z.union(
+            [z.boolean(), z.array(z.enum(MAPPER_NAMES)).check(z.maxLength(MAPPER_NAMES.length))],
+            `must be true, false, or a list of ${MAPPER_NAMES.join(", ")}`,
+          ),
+        ),
+        lan: flag(),
+      },
+      "must be a table",
+    ),
+  ),
   tun: z.optional(
     z.union(
       [z.literal(false), text("an interface name", (value) => TUN_PATTERN.test(value))],
@@ -293,6 +328,7 @@ const KEYS: ReadonlyMap<string, readonly string[]> = new Map([
   ["", Object.keys(fileShape)],
   ["log", ["level", "format"]],
   ["dns", ["mode", "services"]],
+  ["discovery", ["stun", "port_mapping", "lan"]],
   ["websocket", ["listen", "url", "connect", "ca", "trusted_proxies"]],
 ]);
 
@@ -441,6 +477,7 @@ function resolveConfig(file: FileConfig, overrides: ConfigOverrides): Config {
   const tun = overrides.tun ?? file.tun ?? "weft%d";
   if (tun !== false && !TUN_PATTERN.test(tun))
     throw usage(`"${tun}" is no interface name`, "use at most 15 letters and digits");
+  const mapping = file.discovery?.port_mapping ?? true;
   const psk = new Map<string, Uint8Array>();
   for (const [node, key] of Object.entries(file.psk ?? {})) psk.set(node, parsePsk(key) as Uint8Array);
   return Object.freeze({
@@ -456,6 +493,11 @@ function resolveConfig(file: FileConfig, overrides: ConfigOverrides): Config {
       connect: file.websocket?.connect ?? true,
       caFile: file.websocket?.ca,
       trustedProxies: file.websocket?.trusted_proxies ?? ["127.0.0.0/8", "::1"],
+    }),
+    discovery: Object.freeze({
+      stun: file.discovery?.stun ?? [],
+      portMapping: mapping === true ? MAPPER_NAMES : mapping === false ? [] : mapping,
+      lan: file.discovery?.lan ?? true,
     }),
     tun: tun === false ? undefined : tun,
     underlayMtuBytes: file.mtu ?? 0,

@@ -14,6 +14,7 @@ import type {
   WhoisView,
 } from "../api/control.ts";
 import type { ExplainView } from "../api/explain-view.ts";
+import type { NetcheckView } from "../api/netcheck-view.ts";
 import type { HostControl } from "../api/host-control.ts";
 import { weftVersion } from "../api/paths.ts";
 import { equal, toHex } from "../base/bytes.ts";
@@ -25,12 +26,16 @@ import type { Member } from "../mesh/types.ts";
 import { CIPHER_NAMES, capabilityNames } from "../session/types.ts";
 import type { Clock } from "./clock.ts";
 import { channelSamples } from "./channels/metrics.ts";
+import type { Discovery } from "./discovery/discovery.ts";
+import { discoverySamples } from "./discovery/metrics.ts";
 import { explain } from "./explain.ts";
 import type { HostRouting } from "./host-control.ts";
+import { netcheck } from "./netcheck.ts";
 import { peerSamples, planeSamples, processSamples } from "./metrics.ts";
 import type { PeerRecord } from "./peer-table.ts";
 import { RuntimeRosterControl } from "./roster-control.ts";
 import type { NodeRuntime } from "./runtime.ts";
+import { streamSamples } from "./stream-metrics.ts";
 import type { Storage } from "./storage.ts";
 
 const ROSTER_STALE_MS = 300_000;
@@ -52,6 +57,7 @@ export interface ControlDeps {
   };
   /** Names, routes and exits; undefined without an interface. */
   readonly routing?: HostRouting | undefined;
+  readonly discovery?: Discovery | undefined;
   readonly bootId: number;
   readonly startedAtMs: number;
   /** "ADDR:PORT" and URLs for channels at which others may reach this node. */
@@ -148,10 +154,10 @@ export class RuntimeControl implements NodeControl {
     );
     const reachable = this.#deps.endpoints().length > 0;
     return {
-      id: toHex(made.inviteId),
       token: made.token,
       expiresAt: new Date(made.expiresAtMs).toISOString(),
       uses: made.uses,
+      id: toHex(made.inviteId),
       warning: reachable
         ? null
         : "the token names no address of this node, so nobody can reach it; start it with --endpoint HOST:PORT",
@@ -199,6 +205,14 @@ export class RuntimeControl implements NodeControl {
     };
   }
 
+  async netcheck(timeoutMs: number): Promise<NetcheckView> {
+    const { discovery, runtime, nodeId, clock } = this.#deps;
+    if (discovery === undefined) throw new WeftError("NOT_READY", "discovery is not running", "start the node first");
+    const sleep = (ms: number): Promise<void> =>
+      new Promise((resolve) => void clock.schedule(clock.now().nowMs + ms, resolve));
+    return netcheck({ discovery, runtime, nodeId, timeoutMs, sleep });
+  }
+
   async explain(query: string): Promise<ExplainView> {
     const { runtime, clock } = this.#deps;
     const { member, peer } = this.#otherMember(query);
@@ -241,6 +255,7 @@ export class RuntimeControl implements NodeControl {
     const loopDelaySeconds = loopDelay.max / 1e9;
     loopDelay.reset();
     return [
+      ...streamSamples(runtime.streams.counters),
       ...processSamples({
         version: weftVersion(),
         bootId: this.#bootId(),
@@ -264,6 +279,7 @@ export class RuntimeControl implements NodeControl {
       })),
       ...channelSamples(runtime.channels.figures()),
       ...(this.#deps.routing?.metrics() ?? []),
+      ...discoverySamples(this.#deps.discovery),
       ...planeSamples(runtime.plane?.counters() ?? new Map()),
       ...peerSamples(this.peers()),
     ];
@@ -287,6 +303,15 @@ export class RuntimeControl implements NodeControl {
         severity: "warning",
         text: "no address is known at which others could reach this node",
         remedy: "start it with --endpoint HOST:PORT",
+      });
+    }
+    const { dialled } = runtime.channels.figures();
+    if (dialled > 0) {
+      items.push({
+        code: "udp-silent",
+        severity: "info",
+        text: `UDP does not get through to ${dialled === 1 ? "one node" : `${dialled} nodes`} that relay: a channel over WebSocket carries the traffic`,
+        remedy: "let this network pass UDP for shorter delays; `weft netcheck` says more",
       });
     }
     const confirmed = runtime.mesh.rosterConfirmedAtMs;

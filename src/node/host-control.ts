@@ -48,6 +48,7 @@ import type { SystemChanges } from "./system-changes.ts";
 /** Figures are looked at this often while a router has a spare, else every IDLE_TICK_MS. */
 const TICK_MS = 100;
 const IDLE_TICK_MS = 1_000;
+const SETTLE_MS = 50;
 /** A spare is kept ready, a failed one is asked whether it is back. */
 const SPARE_PING_MS = 20_000;
 const FAILED_PING_MS = 1_000;
@@ -93,6 +94,7 @@ export class HostRouting implements HostControl {
   #zoneSerial = 1;
   #tablesKey = "";
   #cancelTick: (() => void) | undefined;
+  #cancelRefresh: (() => void) | undefined;
   #isStopped = false;
 
   constructor(deps: HostControlDeps, options: HostControlOptions) {
@@ -130,14 +132,20 @@ export class HostRouting implements HostControl {
     if (this.#isStopped) return;
     this.#isStopped = true;
     this.#cancelTick?.();
+    this.#cancelRefresh?.();
     this.#dns.close();
     await this.#machine.close();
     await this.#deps.changes.undo();
   }
 
-  /** The roster, an endpoint message, a path or the machine's own network has changed. */
+  /** The roster, an endpoint message, a path or the machine's own network has changed; such events come in bursts. */
   changed(): void {
-    if (!this.#isStopped) void this.#refresh();
+    if (this.#isStopped || this.#cancelRefresh !== undefined) return;
+    const { clock } = this.#deps;
+    this.#cancelRefresh = clock.schedule(clock.now().nowMs + SETTLE_MS, () => {
+      this.#cancelRefresh = undefined;
+      void this.#refresh();
+    });
   }
 
   // ── what a person sees and asks for ──────────────────────────────────────────────────────────────────────────────────
@@ -266,14 +274,17 @@ export class HostRouting implements HostControl {
         );
       return formatNodeId(member.nodeId);
     });
+    const before = this.#settings.exit;
     await this.#set({ exit: { nodes, allowLan: request.allowLan === true } });
     const problem = this.#machine.problems[0];
-    if (!this.#machine.isGuarded && problem !== undefined)
+    if (!this.#machine.isGuarded && problem !== undefined) {
+      await this.#set({ exit: before });
       throw new WeftError(
         "EXIT_FAILED",
         `the leak guard is not closed: ${problem}`,
-        "install nftables; until then traffic leaves as before: weft exit off",
+        "install nftables and try again; nothing was changed",
       );
+    }
     return this.exit();
   }
 
@@ -300,12 +311,14 @@ export class HostRouting implements HostControl {
   }
 
   async repair(): Promise<readonly RepairItem[]> {
-    await this.#machine.forget();
-    // the guard stays closed while an exit is wanted: it is replaced in one transaction below
-    const results = await this.#deps.changes.undo(
-      (change) => !(change.kind === "nft" && change.guard && this.#settings.exit !== undefined),
-    );
-    await this.#resolver.clear();
+    const results = await this.#machine.undoBy(async () => {
+      // the guard stays closed while an exit is wanted: it is replaced in one transaction below
+      const undone = await this.#deps.changes.undo(
+        (change) => !(change.kind === "nft" && change.guard && this.#settings.exit !== undefined),
+      );
+      await this.#resolver.clear();
+      return undone;
+    });
     await this.#refresh();
     return results.map(({ outcome, change, text }) => ({
       outcome,

@@ -4,8 +4,6 @@
  *
  * Order: the guard closes before anything else changes and opens after everything else is undone.
  */
-import { readdirSync } from "node:fs";
-import { join } from "node:path";
 import type { Logger } from "../base/log.ts";
 import { formatRoutePrefix } from "../mesh/route-prefix.ts";
 import type { RoutePrefix } from "../mesh/route-prefix.ts";
@@ -78,12 +76,21 @@ export class HostMachine {
     return this.#running;
   }
 
-  /** Forgets what is applied, so that the next apply() makes everything again. */
-  async forget(): Promise<void> {
-    await this.#running;
-    this.#applied.clear();
-    this.isGuarded = false;
-    this.isServing = false;
+  /** Undoes by hand while no plan is being applied; the next apply() makes everything again. */
+  async undoBy<T>(undo: () => Promise<T>): Promise<T> {
+    while (this.#running !== undefined) await this.#running;
+    const undoing = undo();
+    this.#running = undoing
+      .then(
+        () => undefined,
+        () => undefined,
+      )
+      .finally(() => {
+        this.#applied.clear();
+        this.isServing = false;
+        this.#running = undefined;
+      });
+    return undoing;
   }
 
   /** No plan is applied after this. */
@@ -192,9 +199,9 @@ export class HostMachine {
   async #applyMarks(plan: MachinePlan): Promise<void> {
     const { changes } = this.#deps;
     const name = `weft-mark-${this.#options.tag}`;
-    const isStrict = list(`/proc/sys/${IPV4_CONF}`).some(
-      (device) => changes.readSysctl(`${IPV4_CONF}/${device}/rp_filter`) === "1",
-    );
+    const isStrict = changes
+      .sysctlNames(IPV4_CONF)
+      .some((device) => changes.readSysctl(`${IPV4_CONF}/${device}/rp_filter`) === "1");
     if (plan.prefixes.size === 0 || !isStrict) {
       if (!this.#applied.delete("marks")) return;
       await this.#undo(
@@ -249,7 +256,7 @@ export class HostMachine {
       for (const device of devices) await changes.sysctl(`${IPV6_CONF}/${device}/force_forwarding`, "1");
       return;
     }
-    const all = list(`/proc/sys/${IPV6_CONF}`).filter((device) => device !== "all");
+    const all = changes.sysctlNames(IPV6_CONF).filter((device) => device !== "all");
     for (const device of all) {
       if (changes.readSysctl(`${IPV6_CONF}/${device}/accept_ra`) === "1")
         await changes.sysctl(`${IPV6_CONF}/${device}/accept_ra`, "2");
@@ -272,12 +279,4 @@ export class HostMachine {
 
 function isSysctl(change: Change, pattern: RegExp): boolean {
   return change.kind === "sysctl" && pattern.test(change.path);
-}
-
-function list(folder: string): string[] {
-  try {
-    return readdirSync(join(folder));
-  } catch {
-    return [];
-  }
 }

@@ -29,6 +29,7 @@ import { networkPrefix } from "../crypto/node-id.ts";
 import type { DataplaneHandle, PlaneSettings, StartDataplane } from "../dataplane/messages.ts";
 import { checkToken, decodeToken } from "../mesh/invite.ts";
 import { MeshNode } from "../mesh/mesh-node.ts";
+import { Mapping } from "../mesh/punch/messages.ts";
 import { Capability } from "../session/types.ts";
 import { measureCiphers } from "../sys/aead.ts";
 import { Dialer, readAuthority } from "./channels/dial.ts";
@@ -38,6 +39,8 @@ import type { Config, ConfigOverrides } from "./config.ts";
 import { defaultNodeName, loadConfig, MAX_UNDERLAY_MTU_BYTES } from "./config.ts";
 import { RuntimeControl } from "./control.ts";
 import { startDataplane } from "./dataplane-handle.ts";
+import { Discovery } from "./discovery/discovery.ts";
+import type { NatMapping } from "./discovery/nat-kind.ts";
 import { HostRouting } from "./host-control.ts";
 import { decodeHostSettings, encodeHostSettings, HOST_SETTINGS_KEY } from "./host-settings.ts";
 import type { HostSettings } from "./host-settings.ts";
@@ -63,6 +66,18 @@ export type { MeshStream, OpenOptions } from "../stream/types.ts";
 export { StreamClass, StreamError } from "../stream/types.ts";
 export { initNetwork } from "./init.ts";
 export type { InitOptions, InitResult } from "./init.ts";
+
+/** What peers are told about the NAT, by what discovery found; of two possible kinds the easier one is the one to try. */
+const MAPPING_OF: Readonly<Record<NatMapping, Mapping>> = {
+  unknown: Mapping.UNKNOWN,
+  none: Mapping.ENDPOINT_INDEPENDENT,
+  "endpoint-independent": Mapping.ENDPOINT_INDEPENDENT,
+  "address-dependent": Mapping.ADDRESS_DEPENDENT,
+  "address-and-port-dependent": Mapping.PORT_DEPENDENT,
+  dependent: Mapping.ADDRESS_DEPENDENT,
+};
+
+const isLoopback = (address: string): boolean => address === "::1" || address.startsWith("127.");
 
 /** Changes of addresses come in bursts. */
 const ENDPOINT_SETTLE_MS = 200;
@@ -140,11 +155,13 @@ class NodeProcess implements WeftNode {
   #journal: Journal | undefined;
   #changes: SystemChanges | undefined;
   #routing: HostRouting | undefined;
+  #discovery: Discovery | undefined;
   #ready = { tunName: "", port4: 0, port6: 0, offloads: 0 };
   #settings: PlaneSettings | undefined;
   #endpoints: readonly Uint8Array[] = [];
   #cancelRefresh: (() => void) | undefined;
   #refreshing = false;
+  #refreshAgain = false;
   #stopping: Promise<void> | undefined;
   readonly #loopDelay = monitorEventLoopDelay({ resolution: LOOP_DELAY_RESOLUTION_MS });
 
@@ -265,6 +282,7 @@ class NodeProcess implements WeftNode {
         pathChanged: (peer) => this.#pathChanged(peer),
         endpointsDirty: () => this.#refreshLater(ENDPOINT_SETTLE_MS),
         membersChanged: () => this.#routing?.changed(),
+        observed: (to, mapped) => this.#discovery?.observe(to, mapped),
         removed: (reason, by) =>
           this.#end(
             new WeftError(
@@ -296,13 +314,17 @@ class NodeProcess implements WeftNode {
       },
       (event) => {
         if (event.kind === "ready") this.#ready = event;
+        if (event.kind === "stun") this.#discovery?.handleStun(event.from, event.datagram);
         if (event.kind !== "stopped" || this.#stopping === undefined) runtime.handleEvent(event);
       },
     );
     runtime.attach(this.#plane);
     await runtime.serveChannels();
     runtime.setOwnUrls(websocket.urls);
+    this.#discovery = this.#createDiscovery(config, runtime, identity.nodeId);
     await this.#refreshEndpoints();
+    runtime.judgeCandidates = (nodeId, candidates) => this.#discovery?.judge(nodeId, candidates) ?? [...candidates];
+    this.#discovery.start();
     if (join === undefined || networkId !== undefined) {
       runtime.start();
       if (join !== undefined) this.#log.info("this node is a member already; the token is not needed");
@@ -322,6 +344,7 @@ class NodeProcess implements WeftNode {
       loopDelay: this.#loopDelay,
       plane: this.#ready,
       routing: this.#routing,
+      discovery: this.#discovery,
       bootId,
       startedAtMs: now.nowMs,
       endpoints: () => [
@@ -355,6 +378,7 @@ class NodeProcess implements WeftNode {
     this.#cancelRefresh?.();
     this.#loopDelay.disable();
     this.#interface?.close();
+    await this.#discovery?.close();
     await this.#routing?.stop().catch((error: Error) => this.#log.error(`not undone: ${error.message}`));
     await this.#runtime?.close();
     if (this.#control !== undefined) await new Promise((resolve) => setTimeout(resolve, GOODBYE_MS));
@@ -401,6 +425,29 @@ class NodeProcess implements WeftNode {
     for (const peer of this.#runtime?.peers.all() ?? []) this.#pathChanged(peer);
   }
 
+  #createDiscovery(config: Config, runtime: NodeRuntime, nodeId: Uint8Array): Discovery {
+    const looksOutside = config.listen.some(({ address }) => !isLoopback(address));
+    const { stun, portMapping, lan } = config.discovery;
+    return new Discovery(
+      {
+        clock: this.#clock,
+        random: systemRandom,
+        log: this.#log.child("discovery"),
+        nodeId,
+        networkId: () => (runtime.mesh.self === undefined ? undefined : runtime.mesh.networkId),
+        tunName: () => this.#ready.tunName,
+        sendRaw: (to, datagram) => runtime.sendRaw(to, datagram),
+        changed: () => {
+          runtime.natMapping = MAPPING_OF[this.#discovery?.nat(4).mapping ?? "unknown"];
+          this.#refreshLater(0);
+        },
+        judged: (near) => runtime.candidatesJudged(near),
+        stale: () => this.#refreshLater(0),
+      },
+      { stun: looksOutside ? stun : [], portMapping: looksOutside ? portMapping : [], lan: looksOutside && lan, mark: config.mark },
+    );
+  }
+
   /** A run before this one was killed: what it changed is put back. The guard of an exit that is still wanted stays closed meanwhile. */
   async #undoLeftovers(settings: HostSettings): Promise<void> {
     const machine = hostMachine();
@@ -411,6 +458,8 @@ class NodeProcess implements WeftNode {
     );
     const undone = results.filter(({ outcome }) => outcome === "undone").length;
     if (undone > 0) this.#log.info(`put back ${undone} changes of a run that was killed`);
+    if (this.#journal.outstanding.some(({ change }) => change.kind === "nft" && change.guard))
+      this.#log.info("the leak guard stays closed until the exit is set up again (weft repair opens it)");
   }
 
   async #startRouting(nodeId: Uint8Array, settings: HostSettings): Promise<void> {
@@ -469,24 +518,31 @@ class NodeProcess implements WeftNode {
   /** Looks at the interfaces again; tells the mesh where this node may be reached, and the plane when the MTU changed. */
   async #refreshEndpoints(): Promise<void> {
     const { runtime, config } = { runtime: this.#runtime, config: this.#config };
-    if (runtime === undefined || config === undefined || this.#refreshing || this.#stopping !== undefined) return;
+    if (runtime === undefined || config === undefined || this.#stopping !== undefined) return;
+    // what changed while a look was under way is looked at again
+    this.#refreshAgain = this.#refreshing;
+    if (this.#refreshing) return;
     this.#refreshing = true;
     try {
       const host = await readHostNetwork(this.#ready.tunName === "" ? undefined : this.#ready.tunName);
-      const found = await ownEndpoints({
-        configured: config.endpoints,
-        listen: config.listen,
-        port4: this.#ready.port4,
-        port6: this.#ready.port6,
-        host,
-        isOverlay: (address) => this.#isOverlay(address),
-      });
-      this.#endpoints = found.map((endpoint) => endpointToBytes(endpoint));
+      const { port4, port6 } = this.#ready;
+      this.#discovery?.setHost(host, { port4, port6 }, config.listen.some(({ address }) => isLoopback(address)));
+      const isOverlay = (address: string): boolean => this.#isOverlay(address);
+      const shared = { port4, port6, host, isOverlay };
+      const configured = await ownEndpoints({ ...shared, configured: config.endpoints, listen: [] });
+      const onInterfaces = await ownEndpoints({ ...shared, configured: [], listen: config.listen });
+      const outside = this.#discovery?.endpoints() ?? [];
+      const all = [
+        ...configured.map((endpoint) => endpointToBytes(endpoint)),
+        ...outside,
+        ...onInterfaces.map((endpoint) => endpointToBytes(endpoint)),
+      ];
+      this.#endpoints = all.filter((one, i) => all.findIndex((other) => equal(one, other)) === i);
       runtime.setOwnEndpoints(this.#endpoints);
       this.#routing?.changed();
     } finally {
       this.#refreshing = false;
-      this.#refreshLater(ENDPOINT_REFRESH_MS);
+      this.#refreshLater(this.#refreshAgain ? ENDPOINT_SETTLE_MS : ENDPOINT_REFRESH_MS);
     }
   }
 

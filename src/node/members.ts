@@ -20,6 +20,8 @@ export interface MembersDeps {
   send(command: Command): void;
   /** Virtual endpoints (18 bytes each, best first) that lead to the peer besides its addresses. */
   otherWays?(peer: PeerRecord): Uint8Array[];
+  /** Of a member's addresses those that may be tried from here, and what was found near, best first. */
+  judge?(nodeId: Uint8Array, candidates: readonly Uint8Array[]): Uint8Array[];
 }
 
 /** Candidates of one peer that the plane takes. */
@@ -123,7 +125,9 @@ export class Members {
 
   pushCandidates(peer: PeerRecord, wallMs: number): void {
     const ways = this.#deps.otherWays?.(peer) ?? [];
-    const direct = this.#deps.mesh.candidates(peer.nodeId, wallMs).slice(0, Math.max(2, MAX_CANDIDATES - ways.length));
+    const known = this.#deps.mesh.candidates(peer.nodeId, wallMs);
+    const fitting = this.#deps.judge?.(peer.nodeId, known) ?? known;
+    const direct = fitting.slice(0, Math.max(2, MAX_CANDIDATES - ways.length));
     const endpoints = [...direct, ...ways].slice(0, MAX_CANDIDATES);
     this.#deps.send({ kind: "candidates", peer: peer.slot, endpoints });
   }

@@ -87,6 +87,8 @@ export interface RuntimeEvents {
   endpointsDirty(): void;
   /** Members, their approved routes or what they offer changed. */
   membersChanged?(): void;
+  /** A member at `to` (18 bytes) sees this node as `mapped`. */
+  observed?(to: Uint8Array, mapped: Uint8Array): void;
   /** This node is no member any more. */
   removed(reason: string, by: string | undefined): void;
   /** The data plane ended by itself. */
@@ -97,6 +99,8 @@ export class NodeRuntime {
   readonly mesh: MeshNode;
   /** How the NAT in front of this node chooses ports, as discovery found it. */
   natMapping: Mapping = Mapping.UNKNOWN;
+  /** What discovery says of a member's addresses (which may be tried, what is near); undefined = all of them. */
+  judgeCandidates: ((nodeId: Uint8Array, candidates: readonly Uint8Array[]) => Uint8Array[]) | undefined;
   /** Handshake datagrams that passed the gate and changed nothing, by drop reason (a closed list). */
   readonly handshakeDrops: Map<string, number> = new Map();
   readonly #deps: RuntimeDeps;
@@ -120,6 +124,7 @@ export class NodeRuntime {
   readonly #observed = new Map<number, { readonly endpoint: Uint8Array; atMs: number }>();
   #lastEpochId = 0;
   #toldKept = "";
+  #ownEndpoints: readonly Uint8Array[] = [];
   #tickAtMs = Infinity;
   #timerAtMs = Infinity;
   #cancelTimer: (() => void) | undefined;
@@ -143,6 +148,7 @@ export class NodeRuntime {
           ...this.#channels.candidates(peer),
           ...this.#ways.candidates(clock.now(), peer.nodeId),
         ],
+        judge: (nodeId, candidates) => this.judgeCandidates?.(nodeId, candidates) ?? [...candidates],
       },
       options,
     );
@@ -354,13 +360,46 @@ export class NodeRuntime {
   /** @param endpoints 18 bytes each, best first; addresses seen by peers are added behind them */
   setOwnEndpoints(endpoints: readonly Uint8Array[]): void {
     const now = this.#deps.clock.now();
-    const all = [...endpoints];
+    this.#ownEndpoints = endpoints;
+    this.#announceEndpoints(now);
+    this.#pump(now);
+  }
+
+  /** What the host knows of its addresses, and behind it what peers see. */
+  #announceEndpoints(now: Now): void {
+    const all = [...this.#ownEndpoints];
     for (const [key, { endpoint, atMs }] of this.#observed) {
       if (now.nowMs - atMs > OBSERVED_LIFE_MS) this.#observed.delete(key);
-      else if (!endpoints.some((own) => equal(own, endpoint))) all.push(endpoint);
+      else if (!all.some((own) => equal(own, endpoint))) all.push(endpoint);
     }
     this.mesh.setOwnEndpoints(now, all);
+    this.#punches.surroundingsChanged(now);
+  }
+
+  /** Where members see this node, 18 bytes each. */
+  observedEndpoints(): readonly Uint8Array[] {
+    return [...this.#observed.values()].map(({ endpoint }) => endpoint);
+  }
+
+  /** Discovery judges candidates otherwise now. @param near only of these, which are on the LAN: those without a session are dialled */
+  candidatesJudged(near: readonly Uint8Array[] | undefined): void {
+    const now = this.#deps.clock.now();
+    if (near === undefined) {
+      for (const peer of this.peers.all()) if (peer.member !== undefined) this.#members.pushCandidates(peer, now.wallMs);
+    }
+    for (const nodeId of near ?? []) {
+      const member = this.mesh.memberById(nodeId);
+      const peer = member === undefined ? undefined : this.peers.byKey(member.staticKey);
+      if (member === undefined || peer === undefined) continue;
+      if (peer.established) this.#members.pushCandidates(peer, now.wallMs);
+      else this.#dial(now, nodeId, member.staticKey, undefined);
+    }
     this.#pump(now);
+  }
+
+  /** Sends a STUN datagram from the underlay's socket. @returns false when there is no plane, or its ring is full */
+  sendRaw(to: Uint8Array, datagram: Uint8Array): boolean {
+    return this.#link?.trySend({ kind: "raw", to, datagram }) ?? false;
   }
 
   /** Prefixes behind members, and prefixes behind this node, besides everybody's own addresses. */
@@ -486,6 +525,8 @@ export class NodeRuntime {
           const peer = this.peers.bySlot(event.peer);
           if (peer !== undefined) peer.seesUsAt = event.endpoint;
           if (peer?.member !== undefined) this.#observe(now, event.peer, event.endpoint);
+          if (peer?.member !== undefined && peer.endpoint !== undefined && !isVirtualAddress(peer.endpoint))
+            this.#events.observed?.(peer.endpoint, event.endpoint);
         }
         return;
       case "pong":
@@ -555,7 +596,7 @@ export class NodeRuntime {
     if (known === undefined && this.#observed.size >= MAX_OBSERVED)
       this.#observed.delete(this.#observed.keys().next().value as number);
     this.#observed.set(slot, { endpoint, atMs: now.nowMs });
-    if (isNews) this.#events.endpointsDirty();
+    if (isNews) this.#announceEndpoints(now);
   }
 
   // ── from the machines ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -676,6 +717,7 @@ export class NodeRuntime {
         if (output.state === "held") log.debug("user data waits until a member has confirmed the roster");
         if (output.state === "refused")
           log.warn("no user data is carried until a member has confirmed the roster: the network's policy says so");
+        this.#link?.send({ kind: "hold", held: output.state === "held" });
         this.#members.pushTables();
         return;
       case "keepJoiner": {

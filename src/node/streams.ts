@@ -14,7 +14,8 @@ import type { Logger } from "../base/log.ts";
 import type { Random } from "../base/random.ts";
 import type { Identity } from "../crypto/identity.ts";
 import type { Command, PeerFigures } from "../dataplane/messages.ts";
-import { createStreamEndpoint, type StreamEndpoint, type StreamHandler } from "../stream/endpoint.ts";
+import type { StreamEndpoint, StreamHandler } from "../stream/api.ts";
+import { createStreamEndpoint } from "../stream/endpoint.ts";
 import {
   type MeshStream,
   newStreamCounters,
@@ -163,7 +164,15 @@ export class PeerStreams {
     const peer = this.#deps.find(nodeId);
     if (peer === undefined || this.#deps.figures(peer.slot)?.established !== true) return true;
     const { slot } = peer;
-    return this.#deps.trySend({ kind: "inner", peer: slot, epochId: 0, innerKind: InnerKind.STREAM, flags, aux, payload });
+    return this.#deps.trySend({
+      kind: "inner",
+      peer: slot,
+      epochId: 0,
+      innerKind: InnerKind.STREAM,
+      flags,
+      aux,
+      payload,
+    });
   }
 
   #takeControl(stream: MeshStream): void {

@@ -289,7 +289,7 @@ export interface NatPlan {
   readonly overlay6: string;
 }
 
-/** Masquerade for what members send through this router; members never reach members through it. */
+/** Masquerade for what members send through this router; members reach neither each other nor link-local addresses through it. */
 export function natRules(plan: NatPlan): string {
   return [
     "  chain post {",
@@ -300,6 +300,9 @@ export function natRules(plan: NatPlan): string {
     "  chain through {",
     "    type filter hook forward priority filter; policy accept;",
     `    iifname "${plan.interface}" oifname "${plan.interface}" drop`,
+    // what is for the router's own link only, such as a cloud's metadata service, is not for members
+    `    iifname "${plan.interface}" ip daddr 169.254.0.0/16 drop`,
+    `    iifname "${plan.interface}" ip6 daddr fe80::/10 drop`,
     "  }",
   ].join("\n");
 }

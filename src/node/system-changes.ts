@@ -8,7 +8,7 @@
  * is only struck out. Files are written in place, so that mode, owner, links and bind mounts stay.
  * Source: docs/protocol.md, "Changes to the machine".
  */
-import { readFileSync, writeFileSync } from "node:fs";
+import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { WeftError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
@@ -90,6 +90,15 @@ export class SystemChanges {
       return readFileSync(join(this.#machine.sysctlRoot, path), "utf8").trimEnd();
     } catch {
       return undefined;
+    }
+  }
+
+  /** Names below a path, such as the devices of "net/ipv4/conf". */
+  sysctlNames(path: string): string[] {
+    try {
+      return readdirSync(join(this.#machine.sysctlRoot, path)).toSorted();
+    } catch {
+      return [];
     }
   }
 

@@ -15,6 +15,8 @@ const MAX_ADDRESSES = 32;
 export interface HostAddress {
   readonly interface: string;
   readonly address: string;
+  /** Bits of the subnet; undefined = not known. */
+  readonly prefixBits?: number;
   readonly loopback: boolean;
 }
 
@@ -30,6 +32,7 @@ interface IpAddressRow {
   readonly flags?: readonly string[];
   readonly addr_info?: readonly {
     readonly local?: string;
+    readonly prefixlen?: number;
     readonly scope?: string;
     readonly temporary?: boolean;
     readonly deprecated?: boolean;
@@ -56,7 +59,9 @@ export async function readHostNetwork(skipInterface: string | undefined): Promis
     for (const info of row.addr_info ?? []) {
       if (info.local === undefined || info.deprecated === true || info.tentative === true || info.dadfailed === true)
         continue;
-      if (isUsable(info.local)) addresses.push({ interface: name, address: info.local, loopback });
+      if (!isUsable(info.local)) continue;
+      const subnet = info.prefixlen === undefined ? {} : { prefixBits: info.prefixlen };
+      addresses.push({ interface: name, address: info.local, ...subnet, loopback });
     }
   }
   return { addresses: addresses.slice(0, MAX_ADDRESSES), mtuBytes: mtuBytes === 0 ? DEFAULT_MTU_BYTES : mtuBytes };
@@ -67,7 +72,10 @@ function fromNode(skipInterface: string | undefined): HostNetwork {
   for (const [name, infos] of Object.entries(networkInterfaces())) {
     if (name === skipInterface) continue;
     for (const info of infos ?? []) {
-      if (isUsable(info.address)) addresses.push({ interface: name, address: info.address, loopback: info.internal });
+      if (!isUsable(info.address)) continue;
+      const bits = Number(info.cidr?.split("/")[1] ?? NaN);
+      const subnet = Number.isInteger(bits) ? { prefixBits: bits } : {};
+      addresses.push({ interface: name, address: info.address, ...subnet, loopback: info.internal });
     }
   }
   return { addresses: addresses.slice(0, MAX_ADDRESSES), mtuBytes: DEFAULT_MTU_BYTES };

@@ -357,7 +357,7 @@ export class PathSet {
     // through a via or channel the peer sees no address of ours
     if (path.kind !== PathKind.DIRECT || isVirtualAddress(this.u8, at)) return true;
     const base = path.slot * ENDPOINT_BYTES;
-    const isFirst = (this.#observed[base + 16]! | this.#observed[base + 17]!) === 0;
+    const isFirst = (this.#observed[base + 16] | this.#observed[base + 17]) === 0;
     let changed = false;
     for (let i = 0; i < ENDPOINT_BYTES; i++) {
       if (this.#observed[base + i] === this.u8[at + i]) continue;

@@ -38,6 +38,23 @@ test("loss converges to the link's, measured by the sender", () => {
   assert.ok(world.b.paths.lossRatio < 0.02, "the other direction is clean");
 });
 
+test("who only receives learns from refused probes that nothing comes any more, as from lost ones", () => {
+  const world = new World([link("10.0.0.1:1", "10.0.0.2:1", 10)]);
+  world.connect();
+  world.every(5, () => world.b.sendData());
+  world.pass(3_000);
+  assert.equal(world.a.paths.figures()[0].state, PathState.ALIVE);
+  // the firewall of a's own host: the kernel refuses what goes out, and drops what comes in
+  world.a.interfaceMtuBytes = 0;
+  world.links[0].lossToA = 1;
+  world.pass(10_000);
+  assert.notEqual(world.a.paths.figures()[0].state, PathState.ALIVE);
+  world.a.interfaceMtuBytes = 65_536;
+  world.links[0].lossToA = 0;
+  world.pass(10_000);
+  assert.equal(world.a.paths.figures()[0].state, PathState.ALIVE);
+});
+
 test("the delivery rate is what arrives per second", () => {
   const world = new World([link("10.0.0.1:1", "10.0.0.2:1", 10)]);
   world.connect();

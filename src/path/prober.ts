@@ -30,6 +30,9 @@ const PROBES_BURST = 40;
 const PROBES_RESERVED = 20;
 const ANSWERS_PER_SECOND = 60;
 const ANSWERS_BURST = 80;
+/** A probe was not sent: over its rate; refused by the kernel, or without a session. */
+const LIMITED = -1;
+const REFUSED = -2;
 const MISSES_UNTIL_DEAD = 3;
 const ANSWER_MIN_MS = 200;
 const ANSWER_MAX_MS = 1_000;
@@ -183,8 +186,9 @@ export class Prober {
       path.state = PathState.PROBING;
     } else if (path.state === PathState.UNTRIED) path.state = PathState.PROBING;
     set.scheduleProbe(nowMs, path);
-    if (this.send(nowMs, path, 0, sink) < 0) return;
-    this.expectAnswer(nowMs, path);
+    const sent = this.send(nowMs, path, 0, sink);
+    // what this host's own firewall refuses is as lost as what is dropped on the way
+    if (sent >= 0 || (sent === REFUSED && path.state === PathState.ALIVE)) this.expectAnswer(nowMs, path);
   }
 
   /** Starts the clock for an answer unless one is running. */
@@ -199,12 +203,12 @@ export class Prober {
     this.#set.wakeAt(path.answerDueMs);
   }
 
-  /** @param sizeBytes underlay IP packet size for a PMTU probe, else 0 @returns the probe's number, or −1 when it was not sent */
+  /** @param sizeBytes underlay IP packet size for a PMTU probe, else 0 @returns the probe's number, or LIMITED or REFUSED when it was not sent */
   send(nowMs: number, path: Path, sizeBytes: number, sink: PathSink): number {
     const set = this.#set;
     if (!this.#questions.take(nowMs, path.state === PathState.ALIVE ? 0 : PROBES_RESERVED)) {
       set.counters.probesLimited++;
-      return -1;
+      return LIMITED;
     }
     const entry = this.#waiting.add(nowMs, path.slot, path.generation, sizeBytes);
     const probe = this.#probe;
@@ -218,7 +222,7 @@ export class Prober {
     encodeProbe(set.u8, set.view, scratch, probe, bytes);
     if (!set.emit(sink, InnerKind.PROBE, path, scratch, bytes)) {
       this.#waiting.drop(entry);
-      return -1;
+      return REFUSED;
     }
     set.counters.probesSent++;
     return this.#waiting.id(entry);

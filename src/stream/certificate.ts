@@ -34,10 +34,7 @@ export interface KeyAndCertificate {
 export function certify(seed: Uint8Array): KeyAndCertificate {
   const key = createPrivateKey({ key: seed, format: "raw-private", asymmetricKeyType: "ed25519" });
   const publicKey = createPublicKey(key).export({ format: "raw-public" });
-  const name = der(
-    Tag.SEQUENCE,
-    der(Tag.SET, der(Tag.SEQUENCE, COMMON_NAME, der(Tag.UTF8_STRING, utf8(NAME)))),
-  );
+  const name = der(Tag.SEQUENCE, der(Tag.SET, der(Tag.SEQUENCE, COMMON_NAME, der(Tag.UTF8_STRING, utf8(NAME)))));
   const toBeSigned = der(
     Tag.SEQUENCE,
     der(Tag.EXPLICIT_0, der(Tag.INTEGER, Uint8Array.of(2))),

@@ -10,11 +10,20 @@
  * Before a stream moves, the peer's key from the handshake has been compared with its node id. Source: docs/protocol.md, "Streams".
  */
 import { equal } from "../base/bytes.ts";
-import { QUIC_DATAGRAM_BYTES, QuicConnection, type QuicContext, type QuicStream, ReadEnd, StreamEvent as Bit } from "../sys/quic.ts";
+import type { QuicContext } from "../sys/quic-context.ts";
+import { type QuicStream, ReadEnd, StreamEvent as Bit } from "../sys/quic-stream.ts";
+import { QUIC_DATAGRAM_BYTES, QuicConnection } from "../sys/quic.ts";
 import { ClassBudget } from "./budget.ts";
 import { ConnectionStream, type StreamCarrier } from "./duplex.ts";
 import { encodeOpening, type Opening, OpeningReader } from "./opening.ts";
-import { STREAM_CLASSES, StreamClass, StreamCode, type StreamCounters, StreamError, type StreamErrorCode } from "./types.ts";
+import {
+  STREAM_CLASSES,
+  type StreamClass,
+  StreamCode,
+  type StreamCounters,
+  StreamError,
+  type StreamErrorCode,
+} from "./types.ts";
 
 const DELAYED_RETRY_MS = 2;
 const ROUNDS_PER_TURN = 4;
@@ -53,6 +62,7 @@ export interface ConnectionOptions {
   readonly datagramBufferBytes: number;
   readonly handshakeTimeoutMs: number;
   readonly silenceMs: number;
+  readonly idleMs: number;
 }
 
 /** A stream that the application is done with while its last bytes are not acknowledged. */
@@ -92,10 +102,7 @@ export class Connection implements StreamCarrier {
   /** Datagrams sent since one came, and when the first of them went. */
   #unanswered = 0;
   #unansweredSinceMs = 0;
-  readonly #firstIds: { destination: string | undefined; source: string | undefined } = {
-    destination: undefined,
-    source: undefined,
-  };
+  #idleSinceMs: number;
 
   /** @throws SysError QUIC_FAILED */
   constructor(deps: ConnectionDeps, options: ConnectionOptions) {
@@ -106,6 +113,7 @@ export class Connection implements StreamCarrier {
     this.tag = options.tag;
     this.role = options.role;
     this.#startedMs = deps.nowMs();
+    this.#idleSinceMs = this.#startedMs;
     this.#budget = new ClassBudget(this.#startedMs);
     this.#quic = new QuicConnection(deps.context, { role: options.role, pairBytes: options.datagramBufferBytes });
     deps.counters.connections++;
@@ -118,7 +126,7 @@ export class Connection implements StreamCarrier {
 
   handleDatagram(datagram: Uint8Array): void {
     if (this.isEnded) return;
-    if (!this.#belongs(datagram) || !this.#quic.receive(datagram)) {
+    if (!this.#quic.receive(datagram)) {
       this.#deps.counters.datagramsDropped++;
       return;
     }
@@ -232,7 +240,7 @@ export class Connection implements StreamCarrier {
       this.end("CONNECTION_CLOSED", `closed by ${by}, ${what}`);
       return false;
     }
-    if (this.isEstablished) return !this.#isSilent();
+    if (this.isEstablished) return !this.#isSilent() && !this.#isIdle();
     if (this.#quic.isEstablished) {
       const key = this.#quic.peerKey();
       if (key === undefined || !equal(key, this.peerId)) {
@@ -255,6 +263,15 @@ export class Connection implements StreamCarrier {
     if (this.#unanswered < SILENT_DATAGRAMS) return false;
     if (this.#deps.nowMs() - this.#unansweredSinceMs < this.#options.silenceMs) return false;
     this.end("CONNECTION_REPLACED", "nothing came back");
+    return true;
+  }
+
+  /** OpenSSL's servers offer 30 s of idleness and both ends ping every 15 s to stay within: not worth it for nobody. */
+  #isIdle(): boolean {
+    const nowMs = this.#deps.nowMs();
+    if (this.streamCount > 0) this.#idleSinceMs = nowMs;
+    if (this.role === "server" || nowMs - this.#idleSinceMs < this.#options.idleMs) return false;
+    this.end("CONNECTION_CLOSED", "no streams");
     return true;
   }
 
@@ -324,8 +341,7 @@ export class Connection implements StreamCarrier {
     let isPressed = false;
     for (let streamClass = 0; streamClass < STREAM_CLASSES; streamClass++) {
       const turn: ConnectionStream[] = [];
-      for (const stream of this.#streams)
-        if (stream.streamClass === streamClass && stream.hasWrites) turn.push(stream);
+      for (const stream of this.#streams) if (stream.streamClass === streamClass && stream.hasWrites) turn.push(stream);
       for (const stream of turn) {
         const room = Math.min(TURN_BYTES, this.#budget.room(stream.streamClass, isPressed));
         const bytes = stream.pumpWrite(room);
@@ -401,8 +417,6 @@ export class Connection implements StreamCarrier {
         this.#held = datagram;
         return sent;
       }
-      if (this.role === "server" && this.#firstIds.source === undefined)
-        this.#firstIds.source = longHeaderIds(datagram)?.source;
       if (this.#unanswered === 0) this.#unansweredSinceMs = this.#deps.nowMs();
       this.#unanswered++;
       this.#deps.counters.datagramsOut++;
@@ -410,22 +424,12 @@ export class Connection implements StreamCarrier {
     }
   }
 
-  /**
-   * A server's object would take a second connection with every packet that names a new destination id; only the one that was begun
-   * and the one that this side has chosen are let through.
-   */
-  #belongs(datagram: Uint8Array): boolean {
-    if (this.role !== "server" || datagram.length === 0 || datagram[0] < 0x80) return true;
-    const ids = longHeaderIds(datagram);
-    if (ids === undefined) return false;
-    this.#firstIds.destination ??= ids.destination;
-    return ids.destination === this.#firstIds.destination || ids.destination === this.#firstIds.source;
-  }
-
   #arm(): void {
     const nowMs = this.#deps.nowMs();
     let dueMs = nowMs + Math.max(1, this.#quic.nextTimeoutMs());
     if (this.#held !== undefined) dueMs = Math.min(dueMs, nowMs + DELAYED_RETRY_MS);
+    if (this.isEstablished && this.streamCount === 0 && this.role === "client")
+      dueMs = Math.min(dueMs, this.#idleSinceMs + this.#options.idleMs + 1);
     if (!this.isEstablished) dueMs = Math.min(dueMs, this.#startedMs + this.#options.handshakeTimeoutMs + 1);
     if (Math.abs(dueMs - this.#timerAtMs) < 0.5) return;
     this.#cancelTimer?.();
@@ -439,15 +443,4 @@ export class Connection implements StreamCarrier {
             this.#turn();
           });
   }
-}
-
-/** Connection ids of a long header (RFC 8999 section 5.1), as text for comparing. */
-function longHeaderIds(datagram: Uint8Array): { readonly destination: string; readonly source: string } | undefined {
-  if (datagram.length < 7 || datagram[0] < 0x80) return undefined;
-  const destinationEnd = 6 + datagram[5];
-  if (destinationEnd >= datagram.length) return undefined;
-  const sourceEnd = destinationEnd + 1 + datagram[destinationEnd];
-  if (sourceEnd > datagram.length) return undefined;
-  const text = (from: number, to: number): string => Buffer.from(datagram.subarray(from, to)).toString("latin1");
-  return { destination: text(6, destinationEnd), source: text(destinationEnd + 1, sourceEnd) };
 }

@@ -5,7 +5,8 @@
  */
 import { Duplex } from "node:stream";
 import type { WeftError } from "../base/errors.ts";
-import { QUIC_CHUNK_BYTES, type QuicStream, ReadEnd, StreamEvent as Bit, StreamState } from "../sys/quic.ts";
+import { QUIC_CHUNK_BYTES } from "../sys/quic-memory.ts";
+import { type QuicStream, ReadEnd, StreamEvent as Bit, StreamState } from "../sys/quic-stream.ts";
 import { type MeshStream, type StreamClass, StreamCode, StreamError } from "./types.ts";
 
 /** The connection as its streams see it. */
@@ -101,7 +102,7 @@ export class ConnectionStream extends Duplex implements MeshStream {
         this.#fail();
         break;
       }
-      const chunk = got as Buffer;
+      const chunk = got;
       bytes += chunk.length;
       this.bytesRead += chunk.length;
       if (!this.push(chunk)) this.#wantsRead = false;
@@ -157,7 +158,9 @@ export class ConnectionStream extends Duplex implements MeshStream {
       if (isClosed) return;
     }
     const code = native.readErrorCode ?? native.writeErrorCode ?? StreamCode.NONE;
-    this.destroy(new StreamError("STREAM_RESET", `the peer has ended the stream "${this.streamKind}" (code ${code})`, code));
+    this.destroy(
+      new StreamError("STREAM_RESET", `the peer has ended the stream "${this.streamKind}" (code ${code})`, code),
+    );
   }
 
   // ── Node's side ──────────────────────────────────────────────────────────────────────────────────────────────────────

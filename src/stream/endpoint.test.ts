@@ -7,7 +7,14 @@ import { type TestContext, test } from "node:test";
 import { SeededRandom } from "../base/random.ts";
 import { QUIC_DATAGRAM_BYTES } from "../sys/quic.ts";
 import { type ChannelModel, StreamPair } from "./testing.ts";
-import { type MeshStream, StreamClass, StreamCode, StreamError, StreamFlag, type StreamEndpointOptions } from "./types.ts";
+import {
+  type MeshStream,
+  StreamClass,
+  StreamCode,
+  StreamError,
+  StreamFlag,
+  type StreamEndpointOptions,
+} from "./types.ts";
 
 function pairFor(t: TestContext, model: ChannelModel = {}, options: StreamEndpointOptions = {}, seed = 1): StreamPair {
   const pair = new StreamPair(model, options, seed);
@@ -176,8 +183,7 @@ test("a failing stream that nobody listens to is not the end of the process", as
 for (const loser of ["client", "server"] as const) {
   test(`the ${loser} loses everything: the other's streams are told, and new ones work`, async (t) => {
     const pair = pairFor(t);
-    const [keeperId, loserId] =
-      loser === "client" ? [pair.serverId, pair.clientId] : [pair.clientId, pair.serverId];
+    const [keeperId, loserId] = loser === "client" ? [pair.serverId, pair.clientId] : [pair.clientId, pair.serverId];
     const keeper = loser === "client" ? pair.server : pair.client;
     const held = incoming(loser === "client" ? pair.client : pair.server, "held");
     const waiting = await keeper.open(loserId, { kind: "held" });
@@ -205,8 +211,7 @@ for (const loser of ["client", "server"] as const) {
 test("the side that lost everything begins anew, and the other one's streams are told", async (t) => {
   for (const loser of ["client", "server"] as const) {
     const pair = pairFor(t);
-    const [keeperId, loserId] =
-      loser === "client" ? [pair.serverId, pair.clientId] : [pair.clientId, pair.serverId];
+    const [keeperId, loserId] = loser === "client" ? [pair.serverId, pair.clientId] : [pair.clientId, pair.serverId];
     const keeper = loser === "client" ? pair.server : pair.client;
     incoming(loser === "client" ? pair.client : pair.server, "held");
     const waiting = await keeper.open(loserId, { kind: "held" });
@@ -321,6 +326,14 @@ test("a connection that is never answered is given up, and the next one works", 
   pair.filter = () => true;
   const again = await pair.client.open(pair.serverId, { kind: "echo" });
   assert.equal((await echo(again, Buffer.from("here"))).toString(), "here");
+});
+
+test("a connection without streams is closed, and the next stream makes a new one", async (t) => {
+  const pair = pairFor(t, {}, { idleMs: 50 });
+  const open = (): Promise<MeshStream> => pair.server.open(pair.clientId, { kind: "echo" });
+  assert.equal((await echo(await open(), Buffer.from("one"))).toString(), "one");
+  await until(() => pair.client.counters.connections + pair.server.counters.connections === 0, "it is closed");
+  assert.equal((await echo(await open(), Buffer.from("two"))).toString(), "two");
 });
 
 test("a full plane delays and loses nothing", async (t) => {

@@ -11,12 +11,13 @@
  * RESET and new connections of a peer by rate. Source: docs/protocol.md, "Streams".
  */
 import { compare, toHex } from "../base/bytes.ts";
-import type { Random } from "../base/random.ts";
-import { QuicContext } from "../sys/quic.ts";
+import { QuicContext } from "../sys/quic-context.ts";
+import type { StreamEndpoint, StreamEndpointDeps, StreamHandler } from "./api.ts";
 import { certify } from "./certificate.ts";
 import { Connection } from "./connection.ts";
 import type { ConnectionStream } from "./duplex.ts";
 import { isKind } from "./opening.ts";
+import { Bucket, type Peer, type Waiting } from "./peer.ts";
 import {
   type MeshStream,
   newStreamCounters,
@@ -27,7 +28,6 @@ import {
   type StreamEndpointOptions,
   StreamError,
   type StreamErrorCode,
-  type StreamEvent,
   StreamFlag,
 } from "./types.ts";
 
@@ -43,77 +43,6 @@ const DRAINED_MS = 5_000;
 /** How long a peer's CONNECT counts. */
 const WANTED_MS = 10_000;
 const MIN_INITIAL_BYTES = 1_200;
-
-export interface StreamEndpointDeps {
-  readonly identity: { readonly nodeId: Uint8Array; readonly seed: Uint8Array };
-  readonly random: Random;
-  readonly clock: {
-    now(): { readonly nowMs: number };
-    schedule(atMs: number, action: () => void): () => void;
-  };
-  /**
-   * Seals one inner message of kind 3 for the peer: `flags` and `aux` go into the inner header. The payload is the callee's.
-   * @returns false when there is no room now: it is offered again
-   */
-  send(peerId: Uint8Array, flags: number, aux: number, payload: Uint8Array): boolean;
-  /** Of the active path; 0 or less: unknown. */
-  rttMs?(peerId: Uint8Array): number;
-  onEvent?(event: StreamEvent): void;
-}
-
-export type StreamHandler = (stream: MeshStream) => void;
-
-interface Waiting {
-  readonly options: OpenOptions;
-  readonly resolve: (stream: MeshStream) => void;
-  readonly reject: (error: Error) => void;
-  readonly dueMs: number;
-  stopListening: (() => void) | undefined;
-}
-
-interface Peer {
-  readonly id: Uint8Array;
-  readonly key: string;
-  readonly isClient: boolean;
-  /** Takes new streams once established. */
-  active: Connection | undefined;
-  readonly draining: Set<Connection>;
-  readonly waiting: Waiting[];
-  generation: number;
-  lastTag: number;
-  readonly oldTags: number[];
-  retryMs: number;
-  retryAtMs: number;
-  /** The other side has asked for a connection. */
-  wantedAtMs: number;
-  readonly resets: Bucket;
-  readonly attempts: Bucket;
-  cancelTimer: (() => void) | undefined;
-  timerAtMs: number;
-}
-
-export interface StreamEndpoint {
-  readonly counters: StreamCounters;
-  /** Streams of that kind that peers open come to `handler`; one per kind. @returns takes it away */
-  serve(kind: string, handler: StreamHandler): () => void;
-  /**
-   * Opens a stream, with a connection first where there is none.
-   * @param peerId 32 bytes
-   * @throws StreamError STREAM_LIMIT, STREAM_TIMEOUT, PEER_GONE, ENDPOINT_CLOSED; the signal's reason; RangeError for a bad kind
-   */
-  open(peerId: Uint8Array, options: OpenOptions): Promise<MeshStream>;
-  /** One inner message of kind 3 that the session with this peer has opened; anything may be in it. */
-  handleDatagram(peerId: Uint8Array, flags: number, aux: number, payload: Uint8Array): void;
-  /** A session with the peer is up: waiting opens try at once. */
-  peerUp(peerId: Uint8Array): void;
-  /** The peer has restarted: its side of every connection is gone. Waiting opens go on waiting. */
-  peerRestarted(peerId: Uint8Array): void;
-  /** It is no member any more: everything with it ends. */
-  peerGone(peerId: Uint8Array, reason: string): void;
-  /** Generation of the connection that takes new streams; 0 = none is up. */
-  generation(peerId: Uint8Array): number;
-  close(): void;
-}
 
 /** @throws SysError QUIC_MISSING, SELF_TEST, QUIC_FAILED */
 export function createStreamEndpoint(deps: StreamEndpointDeps, options: StreamEndpointOptions = {}): StreamEndpoint {
@@ -143,6 +72,7 @@ class Endpoint implements StreamEndpoint {
       openTimeoutMs: options.openTimeoutMs ?? 30_000,
       handshakeTimeoutMs: options.handshakeTimeoutMs ?? 5_000,
       silenceMs: options.silenceMs ?? 20_000,
+      idleMs: options.idleMs ?? 60_000,
       attemptsPerSecond: options.attemptsPerSecond ?? 20,
       streamsPerConnection: options.streamsPerConnection ?? 4096,
     });
@@ -173,7 +103,8 @@ class Endpoint implements StreamEndpoint {
     const peer = this.#peer(peerId);
     if (peer === undefined || peer.waiting.length >= this.#options.maxWaitingPerPeer) {
       this.counters.streamsRefused++;
-      const what = peer === undefined ? "too many peers have connections" : `${peer.waiting.length} streams wait already`;
+      const what =
+        peer === undefined ? "too many peers have connections" : `${peer.waiting.length} streams wait already`;
       return Promise.reject(new StreamError("STREAM_LIMIT", what));
     }
     return new Promise((resolve, reject) => {
@@ -211,7 +142,8 @@ class Endpoint implements StreamEndpoint {
       if (payload.length > 0) known.handleDatagram(payload);
       return;
     }
-    if (aux === 0 || peer.isClient || !isInitial(payload) || peer.oldTags.includes(aux)) return this.#sendReset(peer, aux);
+    if (aux === 0 || peer.isClient || !isInitial(payload) || peer.oldTags.includes(aux))
+      return this.#sendReset(peer, aux);
     if (!peer.attempts.take(this.#nowMs())) {
       this.counters.connectionsRefused++;
       return;
@@ -364,6 +296,7 @@ class Endpoint implements StreamEndpoint {
           datagramBufferBytes: options.datagramBufferBytes,
           handshakeTimeoutMs: options.handshakeTimeoutMs,
           silenceMs: options.silenceMs,
+          idleMs: options.idleMs,
         },
       );
     } catch {
@@ -434,7 +367,7 @@ class Endpoint implements StreamEndpoint {
   }
 
   #endAll(peer: Peer, code: StreamErrorCode, reason: string, closeCode: number = StreamCode.NONE): void {
-    for (const one of [...peer.draining]) one.end(code, reason, closeCode);
+    for (const one of peer.draining) one.end(code, reason, closeCode);
     peer.active?.end(code, reason, closeCode);
   }
 
@@ -442,7 +375,8 @@ class Endpoint implements StreamEndpoint {
 
   #serveWaiting(peer: Peer): void {
     const { active } = peer;
-    while (peer.waiting.length > 0 && active !== undefined && !active.isEnded) {
+    if (active === undefined) return;
+    while (peer.waiting.length > 0 && !active.isEnded) {
       const [waiting] = peer.waiting;
       const { kind, signal } = waiting.options;
       const stream = active.open({ kind, streamClass: waiting.options.class ?? StreamClass.DIRECT });
@@ -570,30 +504,11 @@ class Endpoint implements StreamEndpoint {
   #emit(
     peer: Peer,
     generation: number,
-    event: { readonly kind: "established" | "closing" } | { readonly kind: "replaced" | "closed"; readonly reason: string },
+    event:
+      | { readonly kind: "established" | "closing" }
+      | { readonly kind: "replaced" | "closed"; readonly reason: string },
   ): void {
     this.#deps.onEvent?.({ peerId: peer.id, generation, ...event });
-  }
-}
-
-/** A token bucket whose burst is one second's worth. */
-class Bucket {
-  readonly #perSecond: number;
-  #tokens: number;
-  #atMs: number;
-
-  constructor(nowMs: number, perSecond: number) {
-    this.#perSecond = perSecond;
-    this.#tokens = perSecond;
-    this.#atMs = nowMs;
-  }
-
-  take(nowMs: number): boolean {
-    this.#tokens = Math.min(this.#perSecond, this.#tokens + ((nowMs - this.#atMs) / 1000) * this.#perSecond);
-    this.#atMs = nowMs;
-    if (this.#tokens < 1) return false;
-    this.#tokens--;
-    return true;
   }
 }
 

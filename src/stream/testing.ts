@@ -5,7 +5,8 @@
 import { compare } from "../base/bytes.ts";
 import { SeededRandom } from "../base/random.ts";
 import { Identity } from "../crypto/identity.ts";
-import { createStreamEndpoint, type StreamEndpoint } from "./endpoint.ts";
+import type { StreamEndpoint } from "./api.ts";
+import { createStreamEndpoint } from "./endpoint.ts";
 import type { StreamEndpointOptions, StreamEvent } from "./types.ts";
 
 export interface ChannelModel {

@@ -188,6 +188,8 @@ export interface StreamEndpointOptions {
   readonly handshakeTimeoutMs?: number;
   /** Datagrams were sent and none came back for this long: the connection is given up. @default 20000 */
   readonly silenceMs?: number;
+  /** A connection without streams is closed after this long; the next stream makes a new one in a round trip. @default 60000 */
+  readonly idleMs?: number;
   /** Connections that a peer may begin per second, with a burst of one second's worth; beyond: refused and counted. @default 20 */
   readonly attemptsPerSecond?: number;
   /** After so many streams a connection gets a successor, because OpenSSL remembers each one. @default 4096 */

@@ -1,12 +1,12 @@
 import assert from "node:assert/strict";
 import { createSocket, type Socket } from "node:dgram";
 import { once } from "node:events";
-import type { AddressInfo } from "node:net";
 import { buffer } from "node:stream/consumers";
 import { test } from "node:test";
 import { SeededRandom } from "../base/random.ts";
 import { Identity } from "../crypto/identity.ts";
-import { createStreamEndpoint, type StreamEndpoint } from "./endpoint.ts";
+import type { StreamEndpoint } from "./api.ts";
+import { createStreamEndpoint } from "./endpoint.ts";
 
 interface End {
   readonly socket: Socket;
@@ -39,7 +39,7 @@ async function end(random: SeededRandom, peer: () => End): Promise<End> {
   socket.on("message", (message) => {
     endpoint.handleDatagram(peer().identity.nodeId, message[0], message.readUInt16LE(2), message.subarray(4));
   });
-  return { socket, identity, endpoint, port: (socket.address() as AddressInfo).port };
+  return { socket, identity, endpoint, port: socket.address().port };
 }
 
 test("streams run over real UDP sockets, and go on when one of them moves to another port", async (t) => {
@@ -63,7 +63,7 @@ test("streams run over real UDP sockets, and go on when one of them moves to ano
   moved.bind(0, "127.0.0.1");
   await once(moved, "listening");
   moved.on("message", (message) => a.socket.emit("message", message));
-  a.port = (moved.address() as AddressInfo).port;
+  a.port = moved.address().port;
   t.after(() => moved.close());
   stream.end(bytes.subarray(200_000));
   assert.ok((await result).equals(bytes));

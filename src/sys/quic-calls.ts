@@ -9,7 +9,10 @@ import { SysError } from "./errno.ts";
 import { libc, rawAddress, viewMemory } from "./libc.ts";
 
 type ArgumentType = "int" | "uint" | "long" | "size_t" | "uint64_t" | "uint16_t" | "str";
-type Signature = readonly [result: "int" | "long" | "size_t" | "uint64_t" | "void", parameters: readonly ArgumentType[]];
+type Signature = readonly [
+  result: "int" | "long" | "size_t" | "uint64_t" | "void",
+  parameters: readonly ArgumentType[],
+];
 type Parameters<P extends readonly ArgumentType[]> = { -readonly [K in keyof P]: P[K] extends "str" ? string : number };
 type Bound<T extends Readonly<Record<string, Signature>>> = {
   readonly [K in keyof T]: (...parameters: Parameters<T[K][1]>) => number;
@@ -85,7 +88,8 @@ const OPENSSL_3_5 = 0x3050_0000;
 
 function bind(library: LibraryHandle): QuicCalls {
   const bound: Record<string, unknown> = {};
-  for (const [name, [result, parameters]] of Object.entries(QUIC)) bound[name] = library.func(name, result, [...parameters]);
+  for (const [name, [result, parameters]] of Object.entries(QUIC))
+    bound[name] = library.func(name, result, [...parameters]);
   return bound as QuicCalls;
 }
 
@@ -142,7 +146,10 @@ function selfTest(bound: QuicCalls): void {
   const connection = bound.SSL_new(context);
   must(connection > 0, "SSL_new");
   must(bound.SSL_set_value_uint(connection, 1, 5, 12_345) === 1, "SSL_set_value_uint");
-  must(bound.SSL_get_value_uint(connection, 1, 5, at) === 1 && view.getUint32(0, true) === 12_345, "SSL_get_value_uint");
+  must(
+    bound.SSL_get_value_uint(connection, 1, 5, at) === 1 && view.getUint32(0, true) === 12_345,
+    "SSL_get_value_uint",
+  );
   must(bound.SSL_is_init_finished(connection) === 0, "SSL_is_init_finished");
   bound.SSL_free(connection);
   bound.SSL_CTX_free(context);
@@ -216,7 +223,7 @@ export function quicCallbacks(protocol: string): Callbacks {
   const pointer = new DataView(memory.buffer);
   writePointer(pointer, 0, list + 1);
   const choose = koffi.register(
-    (_ssl: number, out: number, outBytes: number, offered: number, offeredBytes: number): number => {
+    (_ssl: number, out: number | bigint, outBytes: number | bigint, offered: number | bigint, offeredBytes: number) => {
       const bytes = Buffer.from(viewMemory(Number(offered), offeredBytes));
       for (let at = 0; at < bytes.length; at += 1 + bytes[at]) {
         if (!bytes.subarray(at + 1, at + 1 + bytes[at]).equals(name)) continue;

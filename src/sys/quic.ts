@@ -7,54 +7,52 @@
  * No sockets, no threads, never blocks: both sides of the pair are memory of bounded size. TLS 1.3 with X25519MLKEM768 alone; both ends
  * present a certificate, whose chain nobody judges: the owner compares peerKey(), which TLS has proven the peer to hold.
  * Objects here are native: whoever makes one frees it, streams before their connection. A freed object answers nothing.
- * Datagrams are at most QUIC_DATAGRAM_BYTES. The clock is OpenSSL's own.
+ * Datagrams are at most QUIC_DATAGRAM_BYTES. The clock is OpenSSL's own. The idle time-out is 30 s with pings every 15 s: a server of
+ * OpenSSL 3.5 cannot be told otherwise before it has offered it. Callbacks must not call into OpenSSL: its locks are held.
  */
-import { SysError } from "./errno.ts";
-import { libc, rawAddress } from "./libc.ts";
+import type { SysError } from "./errno.ts";
+import { libc } from "./libc.ts";
+import { MESSAGE_BYTES, quicCallbacks, type QuicCalls, readPointer, writeMessage, writePointer } from "./quic-calls.ts";
+import type { QuicContext } from "./quic-context.ts";
 import {
-  loadQuic,
-  MESSAGE_BYTES,
-  quicCallbacks,
-  type QuicCalls,
-  readPointer,
-  writeMessage,
-  writePointer,
-} from "./quic-calls.ts";
+  CHUNK,
+  CLOSE_INFO,
+  CLOSE_INFO_BYTES,
+  CODE,
+  COUNT,
+  failed,
+  INFINITE,
+  KEY,
+  LENGTH,
+  MAX_POLL_ITEMS,
+  MESSAGE,
+  NID_ED25519,
+  POLL_ITEM_BYTES,
+  POLL_ITEMS,
+  QUIC_CHUNK_BYTES,
+  REASON,
+  scratch,
+  SSL_VALUE_CLASS_GENERIC,
+  TIMEVAL,
+} from "./quic-memory.ts";
+import { QuicStream } from "./quic-stream.ts";
 
 /** Smallest datagram that QUIC must be able to use, and the largest used here (RFC 9000 section 14). */
 export const QUIC_DATAGRAM_BYTES = 1_200;
-/** Bytes that one read or write moves at most. */
-export const QUIC_CHUNK_BYTES = 65_536;
-
-const NID_ED25519 = 1087;
 const KEY_BYTES = 32;
 
 // OpenSSL's constants (ssl.h, bio.h), by their names there
-const SSL_CTRL_MODE = 33;
-const SSL_CTRL_SET_SESS_CACHE_MODE = 44;
-const SSL_CTRL_SET_GROUPS_LIST = 92;
-const SSL_MODE_PARTIAL_MOVING = 1 | 2;
-const SSL_VERIFY_PEER_REQUIRED = 1 | 2;
-const SSL_ERROR_WANT_READ = 2;
-const SSL_ERROR_WANT_WRITE = 3;
-const SSL_ERROR_ZERO_RETURN = 6;
-const SSL_VALUE_CLASS_GENERIC = 0;
-const SSL_VALUE_CLASS_FEATURE_REQUEST = 1;
-const SSL_VALUE_QUIC_IDLE_TIMEOUT = 5;
 const SSL_VALUE_EVENT_HANDLING_MODE = 6;
-const SSL_VALUE_STREAM_WRITE_BUF_USED = 8;
 const EVENT_HANDLING_EXPLICIT = 2;
 const SSL_LISTENER_FLAG_NO_VALIDATE = 2;
 const SSL_ACCEPT_NO_BLOCK = 1;
 const SSL_STREAM_FLAG_NO_BLOCK = 2;
 const SSL_INCOMING_STREAM_POLICY_ACCEPT = 1;
-const SSL_WRITE_FLAG_CONCLUDE = 1;
 const SSL_SHUTDOWN_RAPID_NO_BLOCK = 1 | 2 | 4;
 const SSL_CONN_CLOSE_FLAG_LOCAL = 1;
 const SSL_CONN_CLOSE_FLAG_TRANSPORT = 2;
 const SSL_POLL_FLAG_NO_HANDLE_EVENTS = 1;
 const BIO_POLL_DESCRIPTOR_TYPE_SSL = 2;
-const POLL_ITEM_BYTES = 32;
 const BIO_CTRL_DGRAM_SET_MTU = 42;
 const BIO_CTRL_DGRAM_SET_LOCAL_ADDR_ENABLE = 84;
 const BIO_CTRL_DGRAM_SET_CAPS = 87;
@@ -62,52 +60,7 @@ const BIO_CTRL_DGRAM_SET_NO_TRUNC = 89;
 const DGRAM_CAP_ALL_ADDRESSES = 0xf;
 const AF_INET = 2;
 
-/** What poll() can say about a stream. */
-export const StreamEvent = { READ_ERROR: 0x10, WRITE_ERROR: 0x20, READABLE: 0x40, WRITABLE: 0x80 } as const;
-
-/** SSL_STREAM_STATE_* of one direction of a stream. */
-export const StreamState = {
-  NONE: 0,
-  OK: 1,
-  WRONG_DIRECTION: 2,
-  FINISHED: 3,
-  RESET_LOCAL: 4,
-  RESET_REMOTE: 5,
-  CONNECTION_CLOSED: 6,
-} as const;
-
-/** Native memory that calls of this thread share: nothing in it outlives a call. */
-interface Scratch {
-  readonly u8: Uint8Array;
-  readonly view: DataView;
-  readonly at: number;
-}
-
-/** 0 message 40 | 40 count 8 | 48 timeval 16 | 64 infinite 8 | 72 length 8 | 80 code 8 | 88 key 32 | 128 close info 40 | 256 poll items | chunk */
-const MESSAGE = 0;
-const COUNT = 40;
-const TIMEVAL = 48;
-const INFINITE = 64;
-const LENGTH = 72;
-const CODE = 80;
-const REASON = 88;
-const KEY = 96;
-const CLOSE_INFO = 128;
-const CLOSE_INFO_BYTES = 40;
-const POLL_ITEMS = 256;
-const MAX_POLL_ITEMS = 512;
-const CHUNK = POLL_ITEMS + MAX_POLL_ITEMS * POLL_ITEM_BYTES;
-
-let scratchMemory: Scratch | undefined;
 let addresses: { readonly client: number; readonly server: number } | undefined;
-
-function scratch(): Scratch {
-  if (scratchMemory === undefined) {
-    const u8 = new Uint8Array(CHUNK + QUIC_CHUNK_BYTES);
-    scratchMemory = { u8, view: new DataView(u8.buffer), at: rawAddress(u8) };
-  }
-  return scratchMemory;
-}
 
 /** Invented socket addresses of the two ends; a connection's packets are told apart by the pair they travel through. */
 function endAddresses(quic: QuicCalls): { readonly client: number; readonly server: number } {
@@ -121,81 +74,6 @@ function endAddresses(quic: QuicCalls): { readonly client: number; readonly serv
   };
   addresses = { client: make(1), server: make(2) };
   return addresses;
-}
-
-function failed(quic: QuicCalls, call: string): SysError {
-  const { u8, at } = scratch();
-  quic.ERR_error_string_n(quic.ERR_get_error(), at + CHUNK, 256);
-  const text = Buffer.from(u8.subarray(CHUNK, CHUNK + 256));
-  const reason = text.toString("latin1", 0, text.indexOf(0));
-  quic.ERR_clear_error();
-  return new SysError(call, 0, { code: "QUIC_FAILED", what: `${call} failed: ${reason}`, remedy: "report this" });
-}
-
-export interface QuicContextOptions {
-  /** X.509 certificate of the key, DER. */
-  readonly certificate: Uint8Array;
-  /** Ed25519 private key, PKCS #8 DER; not kept by this object (OpenSSL keeps its own copy, cleared by close()). */
-  readonly privateKey: Uint8Array;
-  /** Application protocol, ASCII, at most 255 bytes. */
-  readonly protocol: string;
-}
-
-/** Keys and settings of one node; serves both roles. Free with close() after its connections. */
-export class QuicContext {
-  readonly protocol: string;
-  readonly calls: QuicCalls;
-  client = 0;
-  server = 0;
-
-  /** @throws SysError QUIC_MISSING, SELF_TEST, QUIC_FAILED */
-  constructor(options: QuicContextOptions) {
-    const quic = loadQuic();
-    this.calls = quic;
-    this.protocol = options.protocol;
-    this.client = this.#make(quic.OSSL_QUIC_client_method(), options);
-    this.server = this.#make(quic.OSSL_QUIC_server_method(), options);
-    const { chooseProtocol } = quicCallbacks(options.protocol);
-    quic.SSL_CTX_set_alpn_select_cb(this.server, chooseProtocol, 0);
-  }
-
-  #make(method: number, options: QuicContextOptions): number {
-    const quic = this.calls;
-    const { u8, at } = scratch();
-    const context = quic.SSL_CTX_new(method);
-    if (context === 0) throw failed(quic, "SSL_CTX_new");
-    const copy = (bytes: Uint8Array): number => {
-      u8.set(bytes, CHUNK);
-      return at + CHUNK;
-    };
-    const certified = quic.SSL_CTX_use_certificate_ASN1(context, options.certificate.length, copy(options.certificate));
-    const keyed = quic.SSL_CTX_use_PrivateKey_ASN1(
-      NID_ED25519,
-      context,
-      copy(options.privateKey),
-      options.privateKey.length,
-    );
-    u8.fill(0, CHUNK, CHUNK + options.privateKey.length);
-    copy(Buffer.from("X25519MLKEM768\0", "latin1"));
-    const grouped = quic.SSL_CTX_ctrl(context, SSL_CTRL_SET_GROUPS_LIST, 0, at + CHUNK);
-    if (certified !== 1 || keyed !== 1 || grouped !== 1 || quic.SSL_CTX_check_private_key(context) !== 1) {
-      const error = failed(quic, "SSL_CTX setup");
-      quic.SSL_CTX_free(context);
-      throw error;
-    }
-    quic.SSL_CTX_ctrl(context, SSL_CTRL_SET_SESS_CACHE_MODE, 0, 0);
-    quic.SSL_CTX_set_num_tickets(context, 0);
-    quic.SSL_CTX_ctrl(context, SSL_CTRL_MODE, SSL_MODE_PARTIAL_MOVING, 0);
-    quic.SSL_CTX_set_verify(context, SSL_VERIFY_PEER_REQUIRED, quicCallbacks(options.protocol).acceptCertificate);
-    return context;
-  }
-
-  close(): void {
-    if (this.client !== 0) this.calls.SSL_CTX_free(this.client);
-    if (this.server !== 0) this.calls.SSL_CTX_free(this.server);
-    this.client = 0;
-    this.server = 0;
-  }
 }
 
 export interface QuicConnectionOptions {
@@ -222,6 +100,9 @@ export class QuicConnection {
   #outside = 0;
   readonly #from: number;
   readonly #to: number;
+  /** A server's: the destination id of the client's first packet, and the one that this side has chosen. */
+  #firstId: string | undefined;
+  #ownId: string | undefined;
 
   /** @throws SysError QUIC_FAILED */
   constructor(context: QuicContext, options: QuicConnectionOptions) {
@@ -283,21 +164,36 @@ export class QuicConnection {
     quic.SSL_set_blocking_mode(this.#connection, 0);
     quic.SSL_set_default_stream_mode(this.#connection, 0);
     quic.SSL_set_incoming_stream_policy(this.#connection, SSL_INCOMING_STREAM_POLICY_ACCEPT, 0);
-    // idleness alone ends nothing: the session below knows whether the peer is there
-    this.#set(this.#connection, SSL_VALUE_CLASS_FEATURE_REQUEST, SSL_VALUE_QUIC_IDLE_TIMEOUT, 0);
   }
 
   get isFreed(): boolean {
     return this.#top === 0;
   }
 
-  /** @param datagram at most 64 KiB, anything may be in it @returns false when the pair is full: the datagram is lost, as on a wire */
+  /**
+   * @param datagram anything may be in it; a longer one than both ends send would stand in the pair for ever
+   * @returns false when it does not belong to this connection or the pair is full: it is lost, as on a wire
+   */
   receive(datagram: Uint8Array): boolean {
-    if (this.#outside === 0 || datagram.length > QUIC_CHUNK_BYTES) return false;
+    if (this.#outside === 0 || datagram.length > QUIC_DATAGRAM_BYTES || !this.#belongs(datagram)) return false;
     const { u8, view, at } = scratch();
     u8.set(datagram, CHUNK);
     writeMessage(view, MESSAGE, at + CHUNK, datagram.length, this.#to, this.#from);
-    return this.#quic.BIO_sendmmsg(this.#outside, at + MESSAGE, MESSAGE_BYTES, 1, 0, at + COUNT) === 1 || this.#missed();
+    return (
+      this.#quic.BIO_sendmmsg(this.#outside, at + MESSAGE, MESSAGE_BYTES, 1, 0, at + COUNT) === 1 || this.#missed()
+    );
+  }
+
+  /**
+   * Other versions are not spoken. A listener would begin another connection with every packet that names a new destination id; only the
+   * one that was begun and the one that this side has chosen are let through (RFC 9000 section 7.2).
+   */
+  #belongs(datagram: Uint8Array): boolean {
+    if (datagram.length === 0 || datagram[0] < LONG_HEADER) return true;
+    const ids = longHeaderIds(datagram);
+    if (ids === undefined || this.role === "client") return ids !== undefined;
+    this.#firstId ??= ids.destination;
+    return ids.destination === this.#firstId || ids.destination === this.#ownId;
   }
 
   #missed(): false {
@@ -315,7 +211,9 @@ export class QuicConnection {
       this.#quic.ERR_clear_error();
       return undefined;
     }
-    return u8.slice(CHUNK, CHUNK + readPointer(view, MESSAGE + 8));
+    const datagram = u8.slice(CHUNK, CHUNK + readPointer(view, MESSAGE + 8));
+    if (this.role === "server") this.#ownId ??= longHeaderIds(datagram)?.source;
+    return datagram;
   }
 
   /** Lets OpenSSL take what was received, act on its timers, and put what it wants sent into the pair. */
@@ -443,133 +341,20 @@ export class QuicConnection {
   }
 }
 
-/** What a read gave that is not data. */
-export const ReadEnd = { NOTHING: 0, FINISHED: 1, BROKEN: 2 } as const;
-export type ReadEnd = (typeof ReadEnd)[keyof typeof ReadEnd];
+const LONG_HEADER = 0x80;
+/** Bytes before the destination id: first byte, version, its length. */
+const LONG_IDS = 6;
 
-/** One bidirectional stream. */
-export class QuicStream {
-  readonly #quic: QuicCalls;
-  /** For poll(); 0 = freed. */
-  address: number;
-  /** Bits of StreamEvent that poll() asks for. */
-  wanted = 0;
-  /** Bits of StreamEvent that the last poll() found. */
-  ready = 0;
-
-  constructor(quic: QuicCalls, address: number) {
-    this.#quic = quic;
-    this.address = address;
-    quic.SSL_ctrl(address, SSL_CTRL_MODE, SSL_MODE_PARTIAL_MOVING, 0);
-  }
-
-  /** The QUIC stream id. */
-  get id(): number {
-    return this.address === 0 ? -1 : this.#quic.SSL_get_stream_id(this.address);
-  }
-
-  /**
-   * Hands bytes to OpenSSL, which keeps them until they are acknowledged.
-   * @param isLast concludes the sending part when all of it was taken
-   * @returns bytes taken (0 = not now), or −1 when the sending part is broken
-   */
-  write(bytes: Uint8Array, offset: number, length: number, isLast: boolean): number {
-    if (this.address === 0) return -1;
-    const { u8, view, at } = scratch();
-    const take = Math.min(length, QUIC_CHUNK_BYTES);
-    if (take === 0) {
-      if (!isLast) return 0;
-      const concluded = this.#quic.SSL_stream_conclude(this.address, 0);
-      return concluded === 1 ? 0 : this.#broken();
-    }
-    u8.set(offset === 0 && take === bytes.length ? bytes : bytes.subarray(offset, offset + take), CHUNK);
-    const flags = isLast && take === length ? SSL_WRITE_FLAG_CONCLUDE : 0;
-    if (this.#quic.SSL_write_ex2(this.address, at + CHUNK, take, flags, at + LENGTH) === 1) {
-      return readPointer(view, LENGTH);
-    }
-    const error = this.#quic.SSL_get_error(this.address, 0);
-    this.#quic.ERR_clear_error();
-    return error === SSL_ERROR_WANT_WRITE || error === SSL_ERROR_WANT_READ ? 0 : -1;
-  }
-
-  #broken(): -1 {
-    this.#quic.ERR_clear_error();
-    return -1;
-  }
-
-  /** Up to `limit` bytes, which are the caller's, or why there are none. */
-  read(limit: number): Buffer | ReadEnd {
-    if (this.address === 0) return ReadEnd.BROKEN;
-    const { u8, view, at } = scratch();
-    const room = Math.min(limit, QUIC_CHUNK_BYTES);
-    if (this.#quic.SSL_read_ex(this.address, at + CHUNK, room, at + LENGTH) === 1) {
-      const bytes = readPointer(view, LENGTH);
-      const out = Buffer.allocUnsafeSlow(bytes);
-      out.set(u8.subarray(CHUNK, CHUNK + bytes));
-      return out;
-    }
-    const error = this.#quic.SSL_get_error(this.address, 0);
-    this.#quic.ERR_clear_error();
-    if (error === SSL_ERROR_WANT_READ || error === SSL_ERROR_WANT_WRITE) return ReadEnd.NOTHING;
-    return error === SSL_ERROR_ZERO_RETURN ? ReadEnd.FINISHED : ReadEnd.BROKEN;
-  }
-
-  /** Bytes handed over that the peer has not acknowledged. */
-  get unacknowledgedBytes(): number {
-    if (this.address === 0) return 0;
-    const { view, at } = scratch();
-    const known = this.#quic.SSL_get_value_uint(
-      this.address,
-      SSL_VALUE_CLASS_GENERIC,
-      SSL_VALUE_STREAM_WRITE_BUF_USED,
-      at + CODE,
-    );
-    if (known === 1) return readPointer(view, CODE);
-    this.#quic.ERR_clear_error();
-    return 0;
-  }
-
-  get readState(): number {
-    return this.address === 0 ? StreamState.CONNECTION_CLOSED : this.#quic.SSL_get_stream_read_state(this.address);
-  }
-
-  get writeState(): number {
-    return this.address === 0 ? StreamState.CONNECTION_CLOSED : this.#quic.SSL_get_stream_write_state(this.address);
-  }
-
-  /** The code with which the peer reset its sending part (or stopped ours); undefined when it did not. */
-  get readErrorCode(): number | undefined {
-    return this.#errorCode("SSL_get_stream_read_error_code");
-  }
-
-  get writeErrorCode(): number | undefined {
-    return this.#errorCode("SSL_get_stream_write_error_code");
-  }
-
-  #errorCode(call: "SSL_get_stream_read_error_code" | "SSL_get_stream_write_error_code"): number | undefined {
-    if (this.address === 0) return undefined;
-    const { view, at } = scratch();
-    const found = this.#quic[call](this.address, at + CODE) === 1;
-    this.#quic.ERR_clear_error();
-    return found ? readPointer(view, CODE) : undefined;
-  }
-
-  /** Ends the sending part abruptly; what waits is not sent. @param code below 2^53 */
-  reset(code: number): void {
-    if (this.address === 0) return;
-    const { view, at } = scratch();
-    writePointer(view, CODE, code);
-    this.#quic.SSL_stream_reset(this.address, at + CODE, 8);
-    this.#quic.ERR_clear_error();
-  }
-
-  /** Gives it back. A receiving part that did not end is stopped, a sending part that was not concluded is reset with code 0. Idempotent. */
-  free(): void {
-    if (this.address === 0) return;
-    this.#quic.SSL_free(this.address);
-    this.#quic.ERR_clear_error();
-    this.address = 0;
-  }
+/** Connection ids of a long header of version 1 (RFC 9000 section 17.2), as text for comparing. */
+function longHeaderIds(datagram: Uint8Array): { readonly destination: string; readonly source: string } | undefined {
+  if (datagram.length <= LONG_IDS || datagram[0] < LONG_HEADER) return undefined;
+  if (datagram[1] !== 0 || datagram[2] !== 0 || datagram[3] !== 0 || datagram[4] !== 1) return undefined;
+  const destinationEnd = LONG_IDS + datagram[LONG_IDS - 1];
+  if (destinationEnd >= datagram.length) return undefined;
+  const sourceEnd = destinationEnd + 1 + datagram[destinationEnd];
+  if (sourceEnd > datagram.length) return undefined;
+  const text = (from: number, to: number): string => Buffer.from(datagram.subarray(from, to)).toString("latin1");
+  return { destination: text(LONG_IDS, destinationEnd), source: text(destinationEnd + 1, sourceEnd) };
 }
 
 const MAX_REASON_BYTES = 256;

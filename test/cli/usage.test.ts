@@ -27,7 +27,9 @@ test("every command has help with an example, and help loads nothing heavy", asy
   const names = [...help.stdout.matchAll(/^ {2}([a-z]+) \[options\]/gm)].map((match) => match[1]);
   assert.deepEqual(
     names.toSorted(),
-    "bench demo doctor down init invite ip leave members peers ping revoke status up version whois".split(" "),
+    "approve bench demo deny dns doctor down exit explain init invite ip leave members netcheck peers ping repair requests revoke roster routes status up version whois".split(
+      " ",
+    ),
   );
   await Promise.all(
     names.map(async (name) => {

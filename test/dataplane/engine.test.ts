@@ -44,6 +44,26 @@ test("the first packet opens a hybrid session and arrives", () => {
   conserves(pair.b.stats);
 });
 
+test("while user data is held it waits on the way out and is refused on the way in, and flows once released", () => {
+  const pair = new EnginePair({ seed: 7 });
+  pair.send(pair.a, pair.b, 64, 1);
+  assert.ok(pair.run(3_000, () => pair.b.tun.written.length > 0));
+  pair.received(pair.b);
+  pair.a.commands.push({ kind: "hold", held: true });
+  pair.send(pair.a, pair.b, 64, 2);
+  pair.send(pair.b, pair.a, 64, 3);
+  pair.run(pair.nowMs + 1_000);
+  assert.deepEqual(pair.received(pair.b), []);
+  assert.deepEqual(pair.received(pair.a), []);
+  assert.equal(pair.a.stats.droppedRx(Drop.NOT_READY), 1);
+  assert.equal(pair.a.stats.get(Counter.queued), 1);
+  pair.a.commands.push({ kind: "hold", held: false });
+  assert.ok(pair.run(pair.nowMs + 100, () => pair.b.tun.written.length > 0));
+  assert.deepEqual(pair.received(pair.b), [2]);
+  conserves(pair.a.stats);
+  conserves(pair.b.stats);
+});
+
 test("steady traffic crosses many rekeys without losing or doubling a packet", () => {
   const pair = new EnginePair({ seed: 2, times: { rekeyMs: 1_000, rekeyJitter: 0.1, overlapMs: 500 } });
   let sent = 0;
@@ -128,5 +148,22 @@ test("a smaller underlay is found out, told to the kernel, and IPv6-sized packet
   pair.run(pair.nowMs + 100);
   assert.equal(pair.a.tun.written.length, 1, "an ICMP error came back");
   assert.equal(pair.a.stats.droppedTx(Drop.TOO_BIG), 1);
+  conserves(pair.a.stats);
+});
+
+test("while the socket takes nothing the worker sleeps until it does, and nothing is lost", () => {
+  const pair = new EnginePair({ seed: 7 });
+  pair.send(pair.a, pair.b, 64, 1);
+  assert.ok(pair.run(3_000, () => pair.b.tun.written.length > 0));
+  pair.run(pair.nowMs + 500);
+  pair.received(pair.b);
+  pair.a.udp.onSend = () => -11;
+  for (let i = 0; i < 150; i++) pair.send(pair.a, pair.b, 1_200, i);
+  pair.run(pair.nowMs + 10);
+  assert.ok(pair.a.stats.get(Counter.queued) > 0);
+  assert.ok(pair.a.poll.askedMs > 0, "it does not spin");
+  pair.a.udp.onSend = () => 0;
+  pair.run(pair.nowMs + 20);
+  assert.equal(pair.received(pair.b).length, 150);
   conserves(pair.a.stats);
 });

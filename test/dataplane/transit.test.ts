@@ -232,7 +232,7 @@ test("a hop that dies without a word is left when delivery stops, in either dire
   let gapMs = 0;
   let lastMs = mesh.nowMs;
   const pump = (durationMs: number): void => {
-    for (const untilMs = mesh.nowMs + durationMs; mesh.nowMs < untilMs; ) {
+    for (const untilMs = mesh.nowMs + durationMs; mesh.nowMs < untilMs;) {
       mesh.send(a, b, 100, 1);
       mesh.send(b, a, 100, 1);
       mesh.run(mesh.nowMs + 5);
@@ -251,6 +251,51 @@ test("a hop that dies without a word is left when delivery stops, in either dire
   assert.equal(active(mesh, a, b), "transit#2");
   assert.equal(active(mesh, b, a), "transit#2");
   for (const node of mesh.nodes) conserves(node.stats);
+});
+
+test("a hop whose own path moves to a via is a hop no more; what was on its way there is not nested", () => {
+  const mesh = new EngineMesh({ seed: 26, nodes: 4 });
+  const [a, b, c, d] = mesh.nodes;
+  mesh.setLink(a, b, { up: false });
+  for (const hop of [c, d]) {
+    meet(mesh, a, hop);
+    meet(mesh, b, hop);
+  }
+  meet(mesh, c, d);
+  mesh.setLink(a, d, { delayMs: 15 });
+  const [first] = mesh.install([a, c, b], 2, 1);
+  const [second] = mesh.install([a, d, b], 2, 2);
+  const [around] = mesh.install([a, d, c], 2, 3);
+  mesh.candidates(a, b, [first, second]);
+  mesh.candidates(b, a, [first, second]);
+  mesh.candidates(a, c, [c.endpoint, around]);
+  mesh.candidates(c, a, [a.endpoint, around]);
+  const pump = (durationMs: number): number => {
+    let count = 0;
+    for (const untilMs = mesh.nowMs + durationMs; mesh.nowMs < untilMs; count++) {
+      for (const peer of [b, c]) {
+        mesh.send(a, peer, 100, 1);
+        mesh.send(peer, a, 100, 1);
+      }
+      mesh.run(mesh.nowMs + 5);
+    }
+    mesh.received(a);
+    return count - mesh.received(b).length;
+  };
+  pump(10_000);
+  assert.equal(active(mesh, a, b), "transit#1");
+  const states = mesh.paths(a, c).map((path) => path.state);
+  assert.deepEqual(states, [2, 2]);
+  mesh.setLink(a, c, { up: false });
+  pump(3_000);
+  assert.equal(active(mesh, a, c), "transit#3");
+  assert.equal(active(mesh, a, b), "transit#2");
+  assert.ok(pump(1_000) <= 10, "traffic flows");
+  for (const node of mesh.nodes) {
+    assert.equal(node.stats.droppedRx(Drop.AUTH), 0);
+    assert.equal(node.stats.droppedRx(Drop.BAD_INNER), 0);
+    conserves(node.stats);
+  }
 });
 
 test("an error travels back along the whole way, each node dropping its entry", () => {

@@ -14,7 +14,7 @@ import { WeftNode } from "../../lab/network.ts";
 import { type Daemon, sleep, until } from "../../lab/process.ts";
 import { ensureTools } from "../../lab/tools.ts";
 import { routedHosts } from "../../lab/topologies.ts";
-import { ping } from "../../lab/traffic.ts";
+import { iperf, ping } from "../../lab/traffic.ts";
 import { makeCertificates } from "../support/certificates.ts";
 import { assertConservation, skip, sum, withLab } from "./support.ts";
 
@@ -149,7 +149,7 @@ async function openedBySelf(node: WeftNode): Promise<number> {
   return sum(await node.metrics(), "weft_channels", 'opened_by="self"');
 }
 
-test("with UDP blocked a node joins, pings and transfers over nginx with TLS", { skip }, async () => {
+test("with UDP blocked a node joins, pings and transfers over nginx with TLS", { skip }, async (t) => {
   await withProxy(async ({ admin, a, proxy, folder }) => {
     const { token } = await admin.invite();
     await a.join(token);
@@ -162,6 +162,9 @@ test("with UDP blocked a node joins, pings and transfers over nginx with TLS", {
     }
     const large = await ping(a.host, await admin.address(4), { count: 5, intervalMs: 50, bytes: 4_000 });
     assert.equal(large.received, 5, "4,000 bytes");
+    const flow = await iperf(a.host, admin.host, await admin.address(4), { seconds: 3 });
+    t.diagnostic(`TCP through the channel: ${Math.round(flow.bitsPerSecond / 1e6)} Mbit/s`);
+    assert.ok(flow.bitsPerSecond > 1e6);
     const peer = await a.peer("admin", 5_000, (one) => one.online);
     assert.equal(peer.hybrid, true);
     assert.deepEqual([peer.path.kind, peer.path.via], ["relay", proxy.address4]);
@@ -225,15 +228,19 @@ class Flow {
 test(
   "UDP opens: traffic moves to the direct path under a TCP connection, and the channel closes; UDP is blocked again: it comes back",
   { skip },
-  async () => {
+  async (t) => {
     await withProxy(async ({ admin, a }) => {
+      let beganMs = 0;
+      const since = (what: string): void => t.diagnostic(`${what}: ${Math.round(performance.now() - beganMs)} ms`);
       await a.join((await admin.invite()).token);
       await throughChannel(a, admin);
       const flow = await Flow.start(admin.host, a.host, await admin.address(4));
       await sleep(2_000);
       await a.host.nft("delete table inet block");
+      beganMs = performance.now();
       await a.peer("admin", 60_000);
       await admin.peer("a", 60_000);
+      since("UDP opens, until both send directly");
       await sleep(1_000);
       assert.equal(flow.longestGap(), 0, "half seconds without a byte while traffic moved");
       await until("the channel is closed", 20_000, async () => ((await openedBySelf(a)) === 0 ? true : undefined));
@@ -241,7 +248,9 @@ test(
       assert.ok(flow.isAlive);
       assert.equal(flow.longestGap(), 0);
       await a.host.nft(BLOCK);
+      beganMs = performance.now();
       await throughChannel(a, admin, 30_000);
+      since("UDP is blocked, until both send through the channel");
       await sleep(3_000);
       assert.ok(flow.isAlive, "the same TCP connection goes on");
       assert.ok((flow.rates().at(-1) ?? 0) > 0);

@@ -21,6 +21,8 @@ import { decodeCanonicalCbor, decodeCbor } from "../../src/mesh/cbor.ts";
 import { ControlFault, decodeControl, encodeControl } from "../../src/mesh/control.ts";
 import { openEndpoints, signEndpoints } from "../../src/mesh/endpoints.ts";
 import { decodeToken, encodeToken } from "../../src/mesh/invite.ts";
+import { NeighbourDigest } from "../../src/mesh/routing/digest.ts";
+import { nearPayload, readNearPayload } from "../../src/mesh/routing/messages.ts";
 import { systemKeys } from "../../src/mesh/keys.ts";
 import { admitBody, genesisBody, openStatement, signStatement, statementHash } from "../../src/mesh/statement.ts";
 import { parseConfig } from "../../src/node/config.ts";
@@ -125,6 +127,8 @@ const admission = signStatement(
 );
 const endpoint = endpointToBytes({ address: "10.1.2.3", port: 9_338 });
 const endpoints = signEndpoints([endpoint], 5, 6_000, networkId, identity, ["wss://relay.example.org/weft"]);
+const manyNodes = Array.from({ length: 60 }, () => random.bytes(32));
+const near = nearPayload({ atMs: 1_800_000_000_000, relay: false, digest: NeighbourDigest.of([networkId]) });
 const token = encodeToken({
   networkId,
   seed: random.bytes(32),
@@ -251,6 +255,24 @@ const targets: readonly Target[] = [
       encodeControl({ type: "want", hashes: [networkId] }),
       encodeControl({ type: "endpoints", wires: [endpoints.wire] }),
       encodeControl({ type: "bye" }),
+      encodeControl({
+        type: "lookup",
+        id: new Uint8Array(16),
+        target: networkId,
+        path: [networkId],
+        ttl: 2,
+        label: 7,
+        relay: true,
+      }),
+      encodeControl({
+        type: "found",
+        id: new Uint8Array(16),
+        label: 7,
+        hops: 2,
+        relay: false,
+        signature: new Uint8Array(64),
+      }),
+      encodeControl({ type: "near", signature: new Uint8Array(64), payload: near }),
     ],
     mutations: 10_000,
     feed: (input) => {
@@ -258,6 +280,17 @@ const targets: readonly Target[] = [
       if (typeof message === "string") assert.ok(Object.values(ControlFault).includes(message));
       // What is taken can be written again: nothing in it is out of bounds.
       else assert.deepEqual(decodeControl(encodeControl(message)), message);
+    },
+  },
+  {
+    name: "neighbour-digest",
+    seeds: [near, nearPayload({ atMs: 1, relay: true, digest: NeighbourDigest.of(manyNodes) })],
+    mutations: 5_000,
+    feed: (input) => {
+      const content = readNearPayload(input);
+      if (content === undefined) return;
+      content.digest.has(networkId);
+      assert.ok(content.digest.bytes.length <= 1_024);
     },
   },
   {

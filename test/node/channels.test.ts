@@ -77,6 +77,7 @@ test("a node joins, is answered and comes back after restarts of either side, al
   await check();
   assert.equal((await two.control.ping("one", 5_000)).path.via, "127.0.0.1");
   assert.equal(metric(two, "weft_channels", "self"), 1);
+  assert.ok(two.control.health().some(({ code }) => code === "udp-silent"));
   assert.equal(metric(one, "weft_channels", "other"), 1);
   assert.ok(metric(two, "weft_channel_datagrams_total", "tx") > 0);
   assert.deepEqual(

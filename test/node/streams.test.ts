@@ -24,7 +24,7 @@ async function start(name: string, token?: string): Promise<WeftNode> {
 async function send(stream: MeshStream, total: number): Promise<string> {
   const hash = createHash("sha256");
   stream.resume();
-  for (let sent = 0; sent < total; ) {
+  for (let sent = 0; sent < total;) {
     const chunk = randomBytes(Math.min(65_536, total - sent));
     hash.update(chunk);
     sent += chunk.length;
@@ -54,10 +54,12 @@ test("streams of two real nodes carry megabytes both ways, and a restarted one i
   serve(one);
   serve(two);
   const [up, down] = await Promise.all(
-    ([
-      [one, "two"],
-      [two, "one"],
-    ] as const).map(async ([node, peer]) =>
+    (
+      [
+        [one, "two"],
+        [two, "one"],
+      ] as const
+    ).map(async ([node, peer]) =>
       send(await node.streams.open(peer, { kind: "upload", class: StreamClass.BULK }), 4 << 20),
     ),
   );

@@ -395,6 +395,30 @@ test("one requester cannot fill the table of ways: at most four at a time", () =
   assert.equal(bench.routing.describe(bench.now, alice.nodeId).length, 4);
 });
 
+test("what others ask for crowds out none of the ways that this node found itself", () => {
+  const bench = new Bench();
+  const hops = people.slice(2, 10);
+  bench.up(...hops.slice(0, 4));
+  bench.routing.seek(bench.now, alice.nodeId);
+  for (const { to, message: lookup } of messages(bench.drain(), "lookup")) {
+    const hop = people.find((one) => equal(one.nodeId, to)) as Identity;
+    bench.say(hop, answer(lookup, alice));
+  }
+  const own = bench.routing.candidates(bench.now, alice.nodeId);
+  assert.equal(own.length, 4);
+  bench.up(...hops);
+  // four that pretend to be relays
+  for (const hop of hops.slice(4))
+    bench.say(hop, lookupFrom(alice, self, { path: [alice.nodeId, hop.nodeId], ttl: 0, relay: true }));
+  bench.wait(400);
+  const both = bench.routing.candidates(bench.now, alice.nodeId);
+  assert.equal(both.length, 4);
+  assert.deepEqual(
+    both.map((endpoint) => virtualOf(endpoint)?.pathKind),
+    [1, 1, 2, 2],
+  );
+});
+
 test("a removed member is no target, no hop and no requester any more", () => {
   const bench = new Bench();
   bench.up(carol);

@@ -31,9 +31,9 @@ export interface RoutingDeps {
 export interface RoutingOptions {
   /** Forward for any two members, as beacons do anyway. @default false */
   readonly relay?: boolean;
-  /** Bytes per second from one node under one label, as a relay. @default 12500000 */
+  /** Bytes per second from one node under one label, as a relay. @default 50000000 */
   readonly relayBytesPerSecond?: number;
-  /** The same as transit. 0 = no limit. @default 12500000 */
+  /** The same as transit. 0 = no limit. @default 50000000 */
   readonly transitBytesPerSecond?: number;
   /** Paths kept for one neighbour, as the end that asked. @default 128 */
   readonly maxForwardsPerNode?: number;

@@ -96,17 +96,24 @@ export class ViaTable {
     else this.#byTarget.set(hex, rest);
   }
 
-  /** Best first, one per hop, at most MAX_OWN: relays, then transits, the shorter first. */
+  /**
+   * Best first, one per hop, at most MAX_OWN: relays, then transits, the shorter first. Where there are that many, half of them are this node's own, so that
+   * nobody crowds these out by asking for others.
+   */
   ready(nowMs: number, target: Uint8Array): Via[] {
-    const out: Via[] = [];
+    const byHop: Via[] = [];
     for (const via of this.of(target)) {
       if (via.readyAtMs > nowMs) continue;
-      const at = out.findIndex((other) => equal(other.hop, via.hop));
-      if (at < 0) out.push(via);
-      else if (via.isSenior) out[at] = via;
+      const at = byHop.findIndex((other) => equal(other.hop, via.hop));
+      if (at < 0) byHop.push(via);
+      else if (via.isSenior) byHop[at] = via;
     }
-    out.sort((a, b) => a.pathKind - b.pathKind || a.hops - b.hops || a.id - b.id);
-    return out.slice(0, MAX_OWN);
+    byHop.sort(byRank);
+    const own = byHop.filter((via) => via.isOwn);
+    const asked = byHop.filter((via) => !via.isOwn);
+    const share = Math.max(MAX_OWN / 2, MAX_OWN - own.length);
+    const chosen = [...asked.slice(0, share), ...own].slice(0, MAX_OWN);
+    return chosen.toSorted(byRank);
   }
 
   /** Those that became candidates in that time, the limits included. */
@@ -120,6 +127,10 @@ export class ViaTable {
     for (const via of this.#byId.values()) if (via.readyAtMs > afterMs) next = Math.min(next, via.readyAtMs);
     return next;
   }
+}
+
+function byRank(a: Via, b: Via): number {
+  return a.pathKind - b.pathKind || a.hops - b.hops || a.id - b.id;
 }
 
 /** The name of a way among endpoints, 18 bytes. */

@@ -59,10 +59,10 @@ export interface DiscoveryDeps {
   tunName(): string;
   /** From the underlay's own socket. @returns false when that is not possible now */
   sendRaw(to: Uint8Array, datagram: Uint8Array): boolean;
-  /** endpoints(), judge() or nat() may answer otherwise now; told at most once per CHANGE_GAP_MS. */
+  /** endpoints() or nat() may answer otherwise now; told at most once per CHANGE_GAP_MS. */
   changed(): void;
-  /** These members were heard on the LAN. */
-  heard(nodeIds: readonly Uint8Array[]): void;
+  /** judge() answers otherwise for these members, which are near; undefined = for all, since this host's addresses changed. */
+  judged(near: readonly Uint8Array[] | undefined): void;
   /** Addresses may have changed unnoticed. */
   stale(reason: string): void;
 }
@@ -168,7 +168,9 @@ export class Discovery {
     this.#ports = { port4: ports.port4, port6: ports.port6 };
     this.#interfaces = [...byName].map(([name, entry]) => ({ name, ...entry }));
     this.natClassifier.setLocal(local, [ports.port4, ports.port6]);
-    if (this.#started && !(isSame && isSamePorts)) void this.refresh();
+    if (!this.#started || (isSame && isSamePorts)) return;
+    this.#deps.judged(undefined);
+    void this.refresh();
   }
 
   start(): void {
@@ -238,8 +240,7 @@ export class Discovery {
 
   #lanChanged(): void {
     const peers = this.#lan?.peers() ?? [];
-    this.#deps.heard(peers.map((peer) => peer.nodeId));
-    this.#changed();
+    this.#deps.judged(peers.map((peer) => peer.nodeId));
   }
 
   #changed(): void {
