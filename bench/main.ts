@@ -119,6 +119,21 @@ program
   });
 
 program
+  .command("scale")
+  .description("networks of growing size, several nodes to a process; revocations among 50")
+  .option("--sizes <list>", "nodes, comma separated", list, ["25", "50", "100", "200"])
+  .option("--per-process <n>", "nodes in one process", positive, 10)
+  .option("--seconds <n>", "steady state measured", positive, 60)
+  .option("--revocations <n>", "of a network of 50", positive, 20)
+  .option("--json [file]", "everything measured: into a file, or in place of the table")
+  .option("--markdown <file>", "rewrite this benchmark's section")
+  .addHelpText("after", "\nExample: npm run bench -- scale --sizes 50 --seconds 20")
+  .action(async (options) => {
+    const { runScale } = await import("./scale.ts");
+    await runScale({ ...options, sizes: options.sizes.map(positive), command: typed });
+  });
+
+program
   .command("stalls")
   .description("a slow disk and a blocked control thread, against a tunnel without them")
   .option("--seconds <n>", "length of each measurement", positive, 10)

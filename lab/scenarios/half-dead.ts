@@ -18,7 +18,7 @@ const ROUNDS = 5;
 const LIMIT_MS = 2_000;
 const LOADS = ["idle", "loaded"] as const;
 /** Between two rounds: what limits how often a handshake may be tried has calmed down. */
-const REST_MS = 10_000;
+const REST_MS = 6_000;
 const GIVE_UP_MS = 30_000;
 
 /** Drops what `from` sends to begin a handshake. @returns heals it and says how many it dropped */

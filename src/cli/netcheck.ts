@@ -7,7 +7,8 @@ import { milliseconds, paint, table } from "./format.ts";
 function render(view: NetcheckView): string {
   const nat = (name: string, one: NatView, addresses: readonly string[]): string =>
     `${paint("bold", name)}  ${addresses.length === 0 ? "no address" : one.text}`;
-  const mapping = view.portMapping.protocol === null ? "none" : `${view.portMapping.protocol}, ${view.portMapping.endpoint}`;
+  const mapping =
+    view.portMapping.protocol === null ? "none" : `${view.portMapping.protocol}, ${view.portMapping.endpoint}`;
   const lines = [
     nat("IPv4", view.ipv4, view.addresses.ipv4),
     nat("IPv6", view.ipv6, view.addresses.ipv6),

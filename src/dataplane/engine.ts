@@ -223,7 +223,9 @@ export class Engine {
       udp: deps.udp,
       shoot: (slot, name, payload, bytes) => {
         const peer = this.#peers[slot];
-        return peer !== undefined && this.#emitPath(peer, InnerKind.PROBE, name, payload, bytes);
+        if (peer === undefined || !this.#emitPath(peer, InnerKind.PROBE, name, payload, bytes)) return false;
+        peer.paths.sentAside();
+        return true;
       },
       isDirect: (slot) => this.#peers[slot]?.paths.isDirect === true,
       usesSocket: (id) => this.#peers.some((peer) => peer?.paths.usesSocket(id) === true),

@@ -80,6 +80,16 @@ export function pickIpv4Prefix(seed: number, avoid: readonly string[]): Ipv4Pref
   return undefined;
 }
 
+/** Those of `others` that overlap with the prefix; a default route does not count. @param prefix "10.1.0.0/16" */
+export function collisions(prefix: string, others: readonly string[]): string[] {
+  const own = parseAnyIpv4Prefix(prefix);
+  if (own === undefined) return [];
+  return others.filter((text) => {
+    const other = parseAnyIpv4Prefix(text);
+    return other !== undefined && other.bits > 0 && overlaps(own, other);
+  });
+}
+
 export function overlaps(a: Ipv4Prefix, b: Ipv4Prefix): boolean {
   const mask = ~hostMask(Math.min(a.bits, b.bits)) >>> 0;
   return (a.base & mask) >>> 0 === (b.base & mask) >>> 0;

@@ -1,9 +1,10 @@
 /**
- * Who removed whom, and what of it counts. Two kinds of removal: `revoke` ends a membership, `unadmin` takes the role admin away. They are
- * applied in the order of checkpoints, then of their issuers' admission. A statement is void when its issuer had no standing for it:
+ * Who removed whom, and what of it counts. Three kinds of removal: `revoke` ends a membership or an invite, `unadmin` takes the role admin
+ * away; the removal of an invite's issuer, too, ends the invite for all admissions that are not below it. They are applied in the order of checkpoints, then of their issuers' admission. A statement is void when its issuer had no standing for it:
  *
  *   it needs an effective admission (and, where it needs the role, an effective grant of the role) of its issuer below it, such that every
- *   applied removal of the issuer is either above the statement or below that admission (that grant).
+ *   applied removal of the issuer is either above the statement or below that admission (that grant); an admission also needs that its
+ *   invite is not void and that every applied end of the invite is above the admission.
  *
  * So everything that a removed node says beside or after its removal is void, and so is what rests on it: whom a thief makes an admin on
  * old parents is none, and removes nobody. Removals of higher rank than the statement do not touch it (finality.ts).
@@ -21,7 +22,8 @@ export interface Removals {
 }
 
 const ISSUER_REMOVED = "its issuer was removed";
-const GRANT_VOID = "its issuer was made an admin by a void statement";
+const INVITE_REVOKED = "its invite was revoked";
+const GRANT_VOID = "its issuer was admitted or made an admin by a void statement";
 
 /** @param entries in (hlc, hash) order @param admissions by node id in hex @param voids gains what has no effect */
 export function resolveRemovals(
@@ -33,6 +35,12 @@ export function resolveRemovals(
 ): Removals {
   const memberships = new Map<string, Entry[]>();
   const roles = new Map<string, Entry[]>();
+  /** By hash of the invite in hex. */
+  const ends = new Map<string, Entry[]>();
+  const invites = new Map<string, Entry>();
+  for (const entry of entries) if (entry.statement.body.kind === "invite") invites.set(entry.statement.hashHex, entry);
+  const inviteOf = ({ statement: { body } }: Entry): Entry | undefined =>
+    body.kind === "admit" && body.invite !== undefined ? invites.get(toHex(body.invite)) : undefined;
   const grants = grantsByNode(entries);
   // what was found since the last removal was applied
   const found = new Map<Entry, string | undefined>();
@@ -50,28 +58,50 @@ export function resolveRemovals(
     const known = untouched.get(node);
     if (known !== undefined) return known;
     const reached = new Set([node]);
+    let hasEnded = false;
     for (const one of reached) {
-      for (const grant of [...(admissions.get(one) ?? []), ...(grants.get(one) ?? [])])
+      for (const grant of [...(admissions.get(one) ?? []), ...(grants.get(one) ?? [])]) {
         reached.add(grant.statement.issuerHex);
+        const invite = inviteOf(grant);
+        if (invite === undefined) continue;
+        reached.add(invite.statement.issuerHex);
+        hasEnded ||= ends.has(invite.statement.hashHex);
+      }
     }
-    const is = reached.values().every((one) => !memberships.has(one) && !roles.has(one));
+    const is = !hasEnded && reached.values().every((one) => !memberships.has(one) && !roles.has(one));
     untouched.set(node, is);
     return is;
+  };
+  const isEnded = (invite: Entry, admission: Entry): boolean => {
+    const { hashHex, issuerHex } = invite.statement;
+    const strikes = (end: Entry): boolean =>
+      finality.rank(end) <= finality.rank(admission) && !isAncestor(admission, end);
+    const ofIssuer = (removal: Entry): boolean => strikes(removal) && !isAncestor(removal, invite);
+    return (
+      ends.get(hashHex)?.some(strikes) === true ||
+      memberships.get(issuerHex)?.some(ofIssuer) === true ||
+      roles.get(issuerHex)?.some(ofIssuer) === true ||
+      whyVoid(invite) !== undefined
+    );
   };
   const whyVoid = (entry: Entry): string | undefined => {
     if (entry.statement.body.kind === "genesis") return undefined;
     if (found.has(entry)) return found.get(entry);
-    const { issuerHex } = entry.statement;
-    if (isUntouched(issuerHex)) return undefined;
-    const ended = memberships.get(issuerHex) ?? [];
-    let why = rests(entry, admissions.get(issuerHex) ?? [], ended) ? undefined : ISSUER_REMOVED;
-    if (why === undefined && needsAdmin(entry.statement)) {
-      const lost = roles.get(issuerHex) ?? [];
-      if (!rests(entry, grants.get(issuerHex) ?? [], [...ended, ...lost]))
-        why = ended.length + lost.length > 0 ? ISSUER_REMOVED : GRANT_VOID;
-    }
+    const why = whyStruck(entry);
     found.set(entry, why);
     return why;
+  };
+  const whyStruck = (entry: Entry): string | undefined => {
+    const { issuerHex } = entry.statement;
+    const invite = inviteOf(entry);
+    if (invite !== undefined && isEnded(invite, entry)) return INVITE_REVOKED;
+    if (isUntouched(issuerHex)) return undefined;
+    const ended = memberships.get(issuerHex) ?? [];
+    if (!rests(entry, admissions.get(issuerHex) ?? [], ended)) return ended.length > 0 ? ISSUER_REMOVED : GRANT_VOID;
+    if (!needsAdmin(entry.statement)) return undefined;
+    const lost = roles.get(issuerHex) ?? [];
+    if (rests(entry, grants.get(issuerHex) ?? [], [...ended, ...lost])) return undefined;
+    return ended.length + lost.length > 0 ? ISSUER_REMOVED : GRANT_VOID;
   };
   // the entries are in (hlc, hash) order and the sort is stable, so removals of one issuer stay in that order
   const ordered = entries
@@ -89,6 +119,7 @@ export function resolveRemovals(
     }
     const { body } = removal.statement;
     if (body.kind === "revoke" && body.node !== undefined) append(memberships, toHex(body.node), removal);
+    if (body.kind === "revoke" && body.invite !== undefined) append(ends, toHex(body.invite), removal);
     if (body.kind === "unadmin") append(roles, toHex(body.node), removal);
     found.clear();
     untouched.clear();

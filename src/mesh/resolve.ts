@@ -4,9 +4,9 @@
  *
  * Stages, each over the whole set in (hlc, hash) order:
  *  1. checkpoints that are final, and with them the rank of every statement (finality.ts); lower ranks come first in all that follows;
- *  2. removals, and what of the removed nodes' statements is void (removals.ts);
- *  3. invites: ended by a removal of the invite or of its issuer, for all admissions that are not ancestors of that removal;
- *  4. admissions: void without a live invite or above its uses (distinct nodes, in order); a node is a member while one admission
+ *  2. removals of members, rights and invites, and what is void because of them (removals.ts);
+ *  3. invites: admissions above the uses (distinct nodes, in order) are void;
+ *  4. admissions: a node is a member while one admission
  *     descends from every removal of it, and the latest such admission counts;
  *  5. what was said about members since their admission: updates (the latest per field), admin rights (held while one grant descends from
  *     every removal of the right), routes (the latest per node and prefix); the policy with the highest version;
@@ -150,7 +150,7 @@ function inRank(finality: Finality): (a: Entry, b: Entry) => number {
   return (a, b) => finality.rank(a) - finality.rank(b) || compareStatements(a.statement, b.statement);
 }
 
-/** Ends invites and voids admissions that rest on none, on an ended one, or on one with no uses left. */
+/** What became of each invite; voids admissions under one with no uses left. Those under an ended one are void already (removals.ts). */
 function resolveInvites(
   entries: readonly Entry[],
   removals: Removals,
@@ -172,15 +172,11 @@ function resolveInvites(
     const ofIssuer = [...(removals.memberships.get(issuerHex) ?? []), ...(removals.roles.get(issuerHex) ?? [])];
     const endedBy = [...(ends.get(hashHex) ?? []), ...ofIssuer.filter((removal) => !isAncestor(removal, entry))];
     const isVoid = voids.has(hashHex);
-    const isEnded = (admit: Entry): boolean =>
-      endedBy.some((end) => !isAncestor(admit, end) && finality.rank(end) <= finality.rank(admit));
     const nodes = new Set<string>();
     let usedUpHlc: number | undefined;
     for (const admit of (admits.get(hashHex) ?? []).toSorted(inRank(finality))) {
       const node = toHex((admit.statement.body as AdmitBody).node);
-      if (isVoid || isEnded(admit)) {
-        voids.set(admit.statement.hashHex, "its invite was revoked");
-      } else if (!nodes.has(node) && nodes.size >= body.uses) {
+      if (!nodes.has(node) && nodes.size >= body.uses) {
         voids.set(admit.statement.hashHex, "its invite was used up");
       } else {
         nodes.add(node);

@@ -267,6 +267,30 @@ test("what a removed admin says on old parents has no effect, what it said befor
   );
 });
 
+test("whoever became an admin through an invite that was ended meanwhile removes nobody", () => {
+  const { roster, signers, say } = stage(4);
+  const [founder, deputy, late] = signers as [Identity, Identity, Identity];
+  roster.add(say(founder, "admit", admit(deputy.nodeId, "deputy", 0x0a000002, ["admin"])), WALL_MS);
+  const body = inviteBody({ key: late.nodeId, uses: 5, expiresAtMs: WALL_MS + 1e9, roles: ["admin"], tags: [] });
+  const invite = say(founder, "invite", body);
+  roster.add(invite, WALL_MS);
+  const { parents } = roster.parentsFor([], WALL_MS);
+  const admission = say(
+    deputy,
+    "admit",
+    admit(late.nodeId, "late", 0x0a000003, ["admin"], statementHash(invite)),
+    parents,
+  );
+  assert.equal(reasonOf(roster, admission), "added");
+  const removal = revokeBody({ node: deputy.nodeId, invite: undefined, reason: "" });
+  assert.equal(reasonOf(roster, say(late, "revoke", removal, [statementHash(admission)])), "added");
+  assert.equal(roster.member(deputy.nodeId), undefined);
+  const end = revokeBody({ node: undefined, invite: statementHash(invite), reason: "leaked" });
+  assert.equal(reasonOf(roster, say(founder, "revoke", end, parents)), "added");
+  assert.ok(roster.member(deputy.nodeId) !== undefined);
+  assert.equal(roster.member(late.nodeId), undefined);
+});
+
 test("name and address clashes of concurrent admissions settle by the lower clock", () => {
   const { roster, signers, say } = stage(4);
   const [founder, a, b, c] = signers as [Identity, Identity, Identity, Identity];

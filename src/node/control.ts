@@ -18,6 +18,7 @@ import type { NetcheckView } from "../api/netcheck-view.ts";
 import type { HostControl } from "../api/host-control.ts";
 import { weftVersion } from "../api/paths.ts";
 import { equal, toHex } from "../base/bytes.ts";
+import { looksLikeChannelUrl } from "../base/channel-url.ts";
 import { endpointFromBytes, formatAddress, formatEndpoint, virtualOf } from "../base/endpoint.ts";
 import { WeftError } from "../base/errors.ts";
 import { formatNodeId, networkPrefix } from "../crypto/node-id.ts";
@@ -303,6 +304,16 @@ export class RuntimeControl implements NodeControl {
         severity: "warning",
         text: "no address is known at which others could reach this node",
         remedy: "start it with --endpoint HOST:PORT",
+      });
+    }
+    const roles = runtime.mesh.self?.roles ?? [];
+    const serves = this.#deps.endpoints().some(looksLikeChannelUrl);
+    if (serves && !roles.includes("admin") && !roles.includes("beacon")) {
+      items.push({
+        code: "channels-unused",
+        severity: "warning",
+        text: "this node names a URL for channels, but others open them to beacons and admins only",
+        remedy: "let an admin give it the role beacon",
       });
     }
     const { dialled } = runtime.channels.figures();

@@ -27,6 +27,7 @@ import type { Logger } from "../base/log.ts";
 import { Identity } from "../crypto/identity.ts";
 import { networkPrefix } from "../crypto/node-id.ts";
 import type { DataplaneHandle, PlaneSettings, StartDataplane } from "../dataplane/messages.ts";
+import { collisions } from "../mesh/addresses.ts";
 import { checkToken, decodeToken } from "../mesh/invite.ts";
 import { MeshNode } from "../mesh/mesh-node.ts";
 import { Mapping } from "../mesh/punch/messages.ts";
@@ -58,7 +59,7 @@ import { StorageThread } from "./storage.ts";
 import { hostMachine, SystemChanges } from "./system-changes.ts";
 import { stateTag } from "./system-changes-scope.ts";
 import { OWN_TIMESTAMP_KEY, StoredTimestamps } from "./timestamps.ts";
-import { ownEndpoints, readHostNetwork } from "./underlay.ts";
+import { ownEndpoints, readHostNetwork, readRoutedPrefixes } from "./underlay.ts";
 
 export type { NodeControl } from "../api/control.ts";
 export type { ConfigOverrides } from "./config.ts";
@@ -410,6 +411,11 @@ class NodeProcess implements WeftNode {
     const settings = this.#settings;
     if (mesh === undefined || self === undefined || settings === undefined || this.#ready.tunName === "") return;
     const family = this.#ready.port6 === 0 ? 4 : 6;
+    const [taken] = collisions(mesh.ipv4Prefix ?? "", await readRoutedPrefixes());
+    if (taken !== undefined)
+      this.#log.warn(
+        `the network's addresses ${mesh.ipv4Prefix} overlap with the route ${taken} of this host: hosts there may be out of reach`,
+      );
     const configurator = new InterfaceConfigurator(
       { log: this.#log },
       {
@@ -444,7 +450,12 @@ class NodeProcess implements WeftNode {
         judged: (near) => runtime.candidatesJudged(near),
         stale: () => this.#refreshLater(0),
       },
-      { stun: looksOutside ? stun : [], portMapping: looksOutside ? portMapping : [], lan: looksOutside && lan, mark: config.mark },
+      {
+        stun: looksOutside ? stun : [],
+        portMapping: looksOutside ? portMapping : [],
+        lan: looksOutside && lan,
+        mark: config.mark,
+      },
     );
   }
 
@@ -526,7 +537,11 @@ class NodeProcess implements WeftNode {
     try {
       const host = await readHostNetwork(this.#ready.tunName === "" ? undefined : this.#ready.tunName);
       const { port4, port6 } = this.#ready;
-      this.#discovery?.setHost(host, { port4, port6 }, config.listen.some(({ address }) => isLoopback(address)));
+      this.#discovery?.setHost(
+        host,
+        { port4, port6 },
+        config.listen.some(({ address }) => isLoopback(address)),
+      );
       const isOverlay = (address: string): boolean => this.#isOverlay(address);
       const shared = { port4, port6, host, isOverlay };
       const configured = await ownEndpoints({ ...shared, configured: config.endpoints, listen: [] });

@@ -20,10 +20,7 @@ export interface NetcheckInput {
 
 export async function netcheck(input: NetcheckInput): Promise<NetcheckView> {
   const { discovery, runtime, timeoutMs } = input;
-  const [beacons] = await Promise.all([
-    askBeacons(input),
-    Promise.race([discovery.refresh(), input.sleep(timeoutMs)]),
-  ]);
+  const [beacons] = await Promise.all([askBeacons(input), Promise.race([discovery.refresh(), input.sleep(timeoutMs)])]);
   const reports = discovery.reports();
   const mapped = reports.find((report) => report.name === "port-mapping")?.endpoints[0];
   const sources: NetcheckSourceView[] = SOURCE_NAMES.map((name) => {

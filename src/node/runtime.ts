@@ -582,7 +582,7 @@ export class NodeRuntime {
       this.#persistence.endpointsChanged(now.nowMs);
     }
     this.#channels.touch();
-    if (peer.endpoint !== undefined) this.#channels.noteProven(peer.endpoint);
+    if (peer.endpoint !== undefined) this.#channels.noteProven(peer.endpoint, peer);
     this.#ways.changed(now, peer);
     this.#punches.pathChanged(now, peer);
     this.#events.pathChanged(peer);
@@ -636,7 +636,7 @@ export class NodeRuntime {
       case "install":
         this.#lastEpochId = Math.max(this.#lastEpochId, output.epoch.epochId);
         // only who is in the roster, or has an invite, gets this far
-        if (output.endpoint !== undefined) this.#channels.noteProven(output.endpoint);
+        if (output.endpoint !== undefined) this.#channels.noteProven(output.endpoint, peer);
         this.#link?.send(output);
         return;
       case "inner":
@@ -717,6 +717,7 @@ export class NodeRuntime {
         if (output.state === "held") log.debug("user data waits until a member has confirmed the roster");
         if (output.state === "refused")
           log.warn("no user data is carried until a member has confirmed the roster: the network's policy says so");
+        this.#link?.send({ kind: "hold", held: output.state === "held" });
         this.#link?.send({ kind: "hold", held: output.state === "held" });
         this.#members.pushTables();
         return;
@@ -849,6 +850,7 @@ export class NodeRuntime {
     this.#punches.forget(peer);
     this.#idle.forget(peer.slot);
     this.#ways.removed(now, peer);
+    this.#channels.noteRemoved(peer);
     if (peer.established) this.mesh.peerDown(now, peer.staticKey);
     this.#events.pathChanged(peer);
   }

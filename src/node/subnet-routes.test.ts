@@ -80,6 +80,20 @@ test("a failed router that delivers again is healthy, but the one in use stays",
   assert.equal(at(400), "a");
 });
 
+test("a late answer of a router that was suspended does not delay the next takeover", () => {
+  const { figures, at } = setup({ a: { rttMs: 2 }, b: { rttMs: 20 } });
+  assert.equal(at(0), "a");
+  // the answers to old probes came two seconds late
+  figures["a"] = { ...fine, rttMs: 900, txPackets: 1, lastDeliveryMs: 0 };
+  assert.equal(at(100), "a");
+  let switchedAtMs = Infinity;
+  for (let nowMs = 200; nowMs < 3_000 && switchedAtMs === Infinity; nowMs += 100) {
+    figures["a"] = { ...fine, rttMs: 900, txPackets: nowMs, lastDeliveryMs: nowMs - 100 };
+    if (at(nowMs) === "b") switchedAtMs = nowMs;
+  }
+  assert.ok(switchedAtMs <= 800, `${switchedAtMs}`);
+});
+
 test("a slow path is not taken for a dead one", () => {
   const { figures, at } = setup({ a: { rttMs: 600 }, b: { rttMs: 600, pathRank: 1 } });
   for (let nowMs = 0; nowMs < 60_000; nowMs += 100) {

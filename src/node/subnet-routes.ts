@@ -15,6 +15,7 @@ import type { RoutePrefix } from "../mesh/route-prefix.ts";
 const FAIL_MS = 400;
 const FAIL_EXTRA_MS = 100;
 const FAIL_ROUND_TRIPS = 3;
+const FLOOR_GROWTH = 1.01;
 /** A first session may take this long. */
 const CONNECT_FAIL_MS = 700;
 /** Prefixes of all members together. */
@@ -53,6 +54,8 @@ interface RouterState {
   unansweredSinceMs: number | undefined;
   failedAtMs: number | undefined;
   health: Health;
+  /** Follows the round trip down at once and up by FLOOR_GROWTH each look. */
+  floorRttMs: number;
   rank: number;
   rttMs: number;
 }
@@ -113,6 +116,7 @@ export class RouteChooser {
         unansweredSinceMs: undefined,
         failedAtMs: undefined,
         health: "unknown",
+        floorRttMs: Infinity,
         rank: 3,
         rttMs: Infinity,
       };
@@ -128,7 +132,9 @@ export class RouteChooser {
     if (state.unansweredSinceMs !== undefined && deliveredAtMs >= state.unansweredSinceMs)
       state.unansweredSinceMs = undefined;
     if (isWaiting) state.unansweredSinceMs ??= nowMs;
-    const roundTripsMs = figures.rttMs < 0 ? 0 : FAIL_ROUND_TRIPS * figures.rttMs + FAIL_EXTRA_MS;
+    // one late answer, such as of a peer that was suspended, must not buy the next failure seconds of patience
+    if (figures.rttMs >= 0) state.floorRttMs = Math.min(figures.rttMs, state.floorRttMs * FLOOR_GROWTH);
+    const roundTripsMs = figures.rttMs < 0 ? 0 : FAIL_ROUND_TRIPS * state.floorRttMs + FAIL_EXTRA_MS;
     const patienceMs = Math.max(figures.established ? FAIL_MS : CONNECT_FAIL_MS, roundTripsMs);
     if (state.unansweredSinceMs !== undefined && nowMs - state.unansweredSinceMs > patienceMs)
       state.failedAtMs ??= nowMs;

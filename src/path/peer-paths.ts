@@ -103,6 +103,11 @@ export class PeerPaths {
     return set.active < 0 ? 0 : set.paths[set.active].name;
   }
 
+  /** A packet left under this peer's counters on none of the paths (a punch): it is not lost on any of them. */
+  sentAside(): void {
+    for (const path of this.#set.paths) path.elsewhere++;
+  }
+
   /** Data goes straight to an underlay address of the peer, and that path is alive. */
   get isDirect(): boolean {
     const { active, paths, view } = this.#set;

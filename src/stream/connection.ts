@@ -127,8 +127,12 @@ export class Connection implements StreamCarrier {
   handleDatagram(datagram: Uint8Array): void {
     if (this.isEnded) return;
     if (!this.#quic.receive(datagram)) {
-      this.#deps.counters.datagramsDropped++;
-      return;
+      // many at once fill the pair: let OpenSSL take them before the turn
+      if (!this.#isTurning) this.#quic.process();
+      if (!this.#quic.receive(datagram)) {
+        this.#deps.counters.datagramsDropped++;
+        return;
+      }
     }
     this.#deps.counters.datagramsIn++;
     this.#unanswered = 0;

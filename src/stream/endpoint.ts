@@ -68,7 +68,7 @@ class Endpoint implements StreamEndpoint {
       maxWaitingPerPeer: options.maxWaitingPerPeer ?? 256,
       maxPeers: options.maxPeers ?? 4096,
       streamBufferBytes: options.streamBufferBytes ?? 65_536,
-      datagramBufferBytes: options.datagramBufferBytes ?? 262_144,
+      datagramBufferBytes: options.datagramBufferBytes ?? 65_536,
       openTimeoutMs: options.openTimeoutMs ?? 30_000,
       handshakeTimeoutMs: options.handshakeTimeoutMs ?? 5_000,
       silenceMs: options.silenceMs ?? 20_000,

@@ -180,7 +180,7 @@ export interface StreamEndpointOptions {
   readonly maxPeers?: number;
   /** Bytes that each side of a stream holds for its application before it pushes back. @default 65536 */
   readonly streamBufferBytes?: number;
-  /** Bytes of datagrams that wait between QUIC and the plane, per connection and direction. @default 262144 */
+  /** Bytes of datagrams that wait between QUIC and the plane, per connection and direction. @default 65536 */
   readonly datagramBufferBytes?: number;
   /** @default 30000 */
   readonly openTimeoutMs?: number;

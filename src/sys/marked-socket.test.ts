@@ -6,7 +6,10 @@ import { lastErrno, libc, rawAddress } from "./libc.ts";
 import { openMarkedSocket } from "./marked-socket.ts";
 
 test("a socket opened here works inside node:dgram, with the mark where that is allowed", async () => {
-  for (const [type, address] of [["udp4", "127.0.0.1"], ["udp6", "::1"]] as const) {
+  for (const [type, address] of [
+    ["udp4", "127.0.0.1"],
+    ["udp6", "::1"],
+  ] as const) {
     const { fd, marked } = openMarkedSocket({ address, port: 0, mark: 77 });
     const value = new Uint32Array(2);
     value[1] = 4;

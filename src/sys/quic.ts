@@ -78,7 +78,7 @@ function endAddresses(quic: QuicCalls): { readonly client: number; readonly serv
 
 export interface QuicConnectionOptions {
   readonly role: "client" | "server";
-  /** Bytes that wait in each direction between the owner and OpenSSL. @default 262144 */
+  /** Bytes that wait in each direction between the owner and OpenSSL; resident. @default 65536 */
   readonly pairBytes?: number;
 }
 
@@ -114,7 +114,7 @@ export class QuicConnection {
     const isClient = options.role === "client";
     this.#from = isClient ? ends.server : ends.client;
     this.#to = isClient ? ends.client : ends.server;
-    const pairBytes = options.pairBytes ?? 262_144;
+    const pairBytes = options.pairBytes ?? 65_536;
     if (quic.BIO_new_bio_dgram_pair(at + MESSAGE, pairBytes, at + MESSAGE + 8, pairBytes) !== 1) {
       throw failed(quic, "BIO_new_bio_dgram_pair");
     }

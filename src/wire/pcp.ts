@@ -117,13 +117,3 @@ export function decodePcpMap(bytes: Uint8Array, out: PcpMapResponse): Drop {
 export function pcpResultText(result: number): string {
   return RESULTS[result] ?? `result ${result}`;
 }
-
-/**
- * Whether the gateway kept its state between two answers (RFC 6887 section 8.5): its epoch must have grown as this host's clock did.
- * @param elapsedSeconds between the two answers, by this host's monotonic clock
- */
-export function pcpEpochIsValid(earlierSeconds: number, laterSeconds: number, elapsedSeconds: number): boolean {
-  if (laterSeconds < earlierSeconds - 1) return false;
-  const server = laterSeconds - earlierSeconds;
-  return !(elapsedSeconds + 2 < server - server / 16 || server + 2 < elapsedSeconds - elapsedSeconds / 16);
-}

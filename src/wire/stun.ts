@@ -104,7 +104,7 @@ export function decodeStun(bytes: Uint8Array, out: StunMessage): Drop {
 function decodeAttributes(bytes: Uint8Array, out: StunMessage): Drop {
   let isXor = false;
   let count = 0;
-  for (let at = STUN_HEADER_BYTES; at < bytes.length; ) {
+  for (let at = STUN_HEADER_BYTES; at < bytes.length;) {
     if (++count > MAX_ATTRIBUTES || at + 4 > bytes.length) return Drop.BAD_INNER;
     const type = u16(bytes, at);
     const size = u16(bytes, at + 2);

@@ -95,7 +95,7 @@ test("approval, denial, an ended invite, and a name that the admin gives", { ski
         await agree([a, b, c]);
         const changed = (await members(b)).find((member) => member.requestedName === "kitchen" && !member.self);
         assert.deepEqual([changed?.name, changed?.tags, changed?.roles], ["kitchen-2", ["x"], ["beacon"]]);
-        assert.ok(changed?.expiresAt != null);
+        assert.ok(typeof changed?.expiresAt === "string");
         const { health } = await c.json<StatusView>(["status"]);
         assert.ok(health.some(({ code, text }) => code === "name-clash" && text.includes("kitchen-2")));
         assertErrorLine(await b.weft(["members", "set", "a", "--tag", "y"]), /only an admin/);

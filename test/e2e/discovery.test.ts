@@ -76,46 +76,61 @@ function netcheck(of: WeftNode, what: string, ready: (view: NetcheckView) => boo
   });
 }
 
-test("coturn tells a node behind a NAT its endpoint and the kind of the NAT, easy and hard", { skip, timeout: 120_000 }, async (t) => {
-  if (missing !== undefined) return t.skip(missing);
-  const { lab, inside, router, up, outside } = await site();
-  try {
-    const first = outside.address4;
-    const second = first.replace(/\.1$/, ".9");
-    await outside.ip("addr", "add", `${second}/24`, "dev", "eth0");
-    await lab.nat(router, up);
-    const server = outside.spawn(findTool("turnserver") as string, [
-      ...["-n", "--stun-only", "--no-tls", "--no-dtls", "--no-cli", "--log-file", "stdout"],
-      ...["-L", first, "-L", second, "--pidfile", join(lab.folder, "turn.pid"), "--db", join(lab.folder, "turn.db")],
-    ]);
-    await server.waitFor(/DB connection success/, 15_000);
-    const one = node(lab, inside, `[discovery]\nstun = ["${first}:3478"]\nport_mapping = false\nlan = false\n`);
-    await one.init("lab");
-    await one.up();
-    const easy = await netcheck(one, "an easy NAT", (view) => view.ipv4.mapping === "endpoint-independent");
-    assert.deepEqual(easy.ipv4.seenAs, [`${up.address4}:9338`], "masquerade keeps the port");
-    assert.equal(easy.ipv4.ports, "preserved");
-    assert.equal(easy.udp, "works");
-    assert.equal(easy.hairpin, false, "plain masquerade does not hairpin");
-    assert.equal(easy.sources.find((source) => source.name === "stun")?.state, "working");
-    assert.ok((await one.status()).node.endpoints.includes(`${up.address4}:9338`), "the endpoint is announced");
+test(
+  "coturn tells a node behind a NAT its endpoint and the kind of the NAT, easy and hard",
+  { skip, timeout: 120_000 },
+  async (t) => {
+    if (missing !== undefined) return t.skip(missing);
+    const { lab, inside, router, up, outside } = await site();
+    try {
+      const first = outside.address4;
+      const second = first.replace(/\.1$/, ".9");
+      await outside.ip("addr", "add", `${second}/24`, "dev", "eth0");
+      await lab.nat(router, up);
+      const server = outside.spawn(findTool("turnserver") as string, [
+        "-n",
+        "--stun-only",
+        "--no-tls",
+        "--no-dtls",
+        "--no-cli",
+        "--log-file=stdout",
+        `--listening-ip=${first}`,
+        `--listening-ip=${second}`,
+        `--pidfile=${join(lab.folder, "turn.pid")}`,
+        `--db=${join(lab.folder, "turn.db")}`,
+      ]);
+      await server.waitFor(/DB connection success/, 15_000);
+      const one = node(lab, inside, `[discovery]\nstun = ["${first}:3478"]\nport_mapping = false\nlan = false\n`);
+      await one.init("lab");
+      await one.up();
+      const easy = await netcheck(one, "an easy NAT", (view) => view.ipv4.mapping === "endpoint-independent");
+      assert.deepEqual(easy.ipv4.seenAs, [`${up.address4}:9338`], "masquerade keeps the port");
+      assert.equal(easy.ipv4.ports, "preserved");
+      assert.equal(easy.udp, "works");
+      assert.equal(easy.hairpin, false, "plain masquerade does not hairpin");
+      assert.equal(easy.sources.find((source) => source.name === "stun")?.state, "working");
+      assert.ok((await one.status()).node.endpoints.includes(`${up.address4}:9338`), "the endpoint is announced");
 
-    await one.stop();
-    await router.nft("delete table inet nat\n");
-    await lab.nat(router, up, { random: true });
-    await one.up();
-    const hard = await netcheck(one, "a hard NAT", (view) => view.ipv4.mapping === "address-and-port-dependent");
-    assert.ok(hard.ipv4.seenAs.length >= 3, JSON.stringify(hard.ipv4));
-    assert.equal(hard.ipv4.ports, "random");
+      await one.stop();
+      await router.nft("delete table inet nat\n");
+      await lab.nat(router, up, { random: true });
+      // from another port: the router still remembers the mappings of the one before
+      await one.up(["--listen", "0.0.0.0:9444"]);
+      const hard = await netcheck(one, "a hard NAT", (view) => view.ipv4.mapping === "address-and-port-dependent");
+      assert.ok(hard.ipv4.seenAs.length >= 3, JSON.stringify(hard.ipv4));
+      assert.equal(hard.ipv4.ports, "random");
 
-    await server.stop();
-    const silent = await netcheck(one, "silence", (view) => view.sources.some((source) => source.name === "stun" && source.state === "failing"));
-    assert.match(silent.sources.find((source) => source.name === "stun")?.text ?? "", /did not answer/);
-    assert.equal((await one.weft(["status"])).code, 0);
-  } finally {
-    await lab.close();
-  }
-});
+      await server.stop();
+      const silent = await netcheck(one, "silence", (view) =>
+        view.sources.some((source) => source.name === "stun" && source.state === "failing"),
+      );
+      assert.match(silent.sources.find((source) => source.name === "stun")?.text ?? "", /did not answer/);
+      assert.equal((await one.weft(["status"])).code, 0);
+    } finally {
+      await lab.close();
+    }
+  },
+);
 
 /** The chains that miniupnpd fills. */
 const ROUTER_RULES = (device: string): string => `
@@ -162,70 +177,85 @@ async function startMiniupnpd({ lab, router, up, down }: Site): Promise<void> {
       "",
     ].join("\n"),
   );
-  const daemon = router.spawn(findTool("miniupnpd") as string, ["-d", "-f", file, "-P", join(lab.folder, "miniupnpd.pid")]);
+  const daemon = router.spawn(findTool("miniupnpd") as string, [
+    "-d",
+    "-f",
+    file,
+    "-P",
+    join(lab.folder, "miniupnpd.pid"),
+  ]);
   await daemon.waitFor(/HTTP listening|Listening for NAT-PMP|listening on/i, 10_000);
 }
 
-test("the router maps a port by PCP, NAT-PMP and UPnP, others come in through it, and it is taken back", { skip, timeout: 180_000 }, async (t) => {
-  if (missing !== undefined) return t.skip(missing);
-  const here = await site();
-  const { lab, inside, router, up, outside } = here;
-  try {
-    await startMiniupnpd(here);
-    const external = `${up.address4}:9338`;
-    const rules = (): Promise<string> => router.must("nft", ["list", "chain", "inet", "weftlab", "upnp_prerouting"]);
-    let founded = false;
-    for (const protocol of ["pcp", "nat-pmp", "upnp"]) {
-      const one = node(lab, inside, `[discovery]\nport_mapping = ["${protocol}"]\nlan = false\n`);
-      if (!founded) await one.init("lab");
-      founded = true;
-      await one.up();
-      const view = await netcheck(one, protocol, ({ portMapping }) => portMapping.protocol === protocol);
-      assert.equal(view.portMapping.endpoint, external);
-      assert.match(await rules(), /dnat/);
-      assert.ok((await one.status()).node.endpoints.includes(external), "the mapping is announced");
-      if (protocol === "pcp") {
-        // the token names the mapped endpoint, and a stranger outside gets in through it
-        const { token } = await one.invite();
-        const other = node(lab, outside, "[discovery]\nport_mapping = false\nlan = false\n");
-        await other.join(token);
-        const peer = await other.peer("inside");
-        assert.equal(peer.path.endpoint, external);
-        await other.stop();
+test(
+  "the router maps a port by PCP, NAT-PMP and UPnP, others come in through it, and it is taken back",
+  { skip, timeout: 180_000 },
+  async (t) => {
+    if (missing !== undefined) return t.skip(missing);
+    const here = await site();
+    const { lab, inside, router, up, outside } = here;
+    try {
+      await startMiniupnpd(here);
+      const external = `${up.address4}:9338`;
+      const rules = (): Promise<string> => router.must("nft", ["list", "chain", "inet", "weftlab", "upnp_prerouting"]);
+      let founded = false;
+      for (const protocol of ["pcp", "nat-pmp", "upnp"]) {
+        const one = node(lab, inside, `[discovery]\nport_mapping = ["${protocol}"]\nlan = false\n`);
+        if (!founded) await one.init("lab");
+        founded = true;
+        await one.up();
+        const view = await netcheck(one, protocol, ({ portMapping }) => portMapping.protocol === protocol);
+        assert.equal(view.portMapping.endpoint, external);
+        assert.match(await rules(), /dnat/);
+        assert.ok((await one.status()).node.endpoints.includes(external), "the mapping is announced");
+        if (protocol === "pcp") {
+          // the token names the mapped endpoint, and a stranger outside gets in through it
+          const { token } = await one.invite();
+          const other = node(lab, outside, "[discovery]\nport_mapping = false\nlan = false\n");
+          await other.join(token);
+          const peer = await other.peer("inside");
+          assert.equal(peer.path.endpoint, external);
+          await other.stop();
+        }
+        await one.stop();
+        await until(`${protocol} takes its mapping back`, 5_000, async () =>
+          /dnat/.test(await rules()) ? undefined : true,
+        );
       }
-      await one.stop();
-      await until(`${protocol} takes its mapping back`, 5_000, async () => (/dnat/.test(await rules()) ? undefined : true));
+    } finally {
+      await lab.close();
     }
-  } finally {
-    await lab.close();
-  }
-});
+  },
+);
 
-for (const lan of [true, false]) {
-  const what = lan
-    ? "two hosts in one LAN find each other by multicast at addresses that nobody told them"
-    : "negative control: without multicast they do not";
+for (const [what, lan, family] of [
+  ["two hosts in one LAN find each other by multicast at addresses that nobody told them", true, 4],
+  ["the same on a LAN of IPv6 alone", true, 6],
+  ["negative control: without multicast they do not", false, 4],
+] as const) {
   test(what, { skip, timeout: 120_000 }, async () => {
     const lab = await Lab.create();
     try {
       const [a, b] = [await lab.host("a"), await lab.host("b")];
-      const link = await lab.link(a, b, { families: [4] });
+      const link = await lab.link(a, b, { families: [family] });
       const config = (): string => `[discovery]\nport_mapping = false\nlan = ${lan}\n`;
       const network = await formNetwork(lab, [a, b], { config });
       await network.allPairs();
       await network.stop();
       // both move to another subnet: whatever they knew of each other is wrong now
+      const prefix = family === 4 ? "192.168.77." : "fd77:1:2:3::";
       for (const [host, port, last] of [
         [a, link.a, 1],
         [b, link.b, 2],
       ] as const) {
         await host.ip("addr", "flush", "dev", port.device, "scope", "global");
-        await host.ip("addr", "add", `192.168.77.${last}/24`, "dev", port.device);
+        const more = family === 4 ? [] : ["nodad"];
+        await host.ip("addr", "add", `${prefix}${last}/${family === 4 ? 24 : 64}`, "dev", port.device, ...more);
       }
       await Promise.all(network.nodes.map((one) => one.up()));
       if (lan) {
         const peer = await network.node("a").peer("b", 20_000);
-        assert.equal(peer.path.endpoint, "192.168.77.2:9338");
+        assert.equal(peer.path.endpoint, family === 4 ? `${prefix}2:9338` : `[${prefix}2]:9338`);
         const view = await network.node("b").json<NetcheckView>(["netcheck", "--timeout", "5s"]);
         const source = view.sources.find((one) => one.name === "lan");
         assert.match(source?.text ?? "", /announcing on eth0; 1 member heard/);

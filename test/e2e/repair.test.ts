@@ -30,8 +30,8 @@ test("killed at any moment of its start, repaired: the same machine, byte for by
     async (network, { before }) => {
       const [e, c] = [network.node("e"), network.node("c")];
       await e.json(["exit", "offer"]);
-      await e.json(["routes", "announce", "10.88.0.0/16"]);
-      for (const prefix of ["0.0.0.0/0", "::/0", "10.88.0.0/16"]) await e.json(["routes", "approve", "e", prefix]);
+      await e.json(["routes", "announce", "198.18.88.0/24"]);
+      for (const prefix of ["0.0.0.0/0", "::/0", "198.18.88.0/24"]) await e.json(["routes", "approve", "e", prefix]);
       await until("c can use it", 10_000, async () =>
         (await c.api.exit()).candidates.length === 1 ? true : undefined,
       );
@@ -89,7 +89,7 @@ test("killed at any moment of its start, repaired: the same machine, byte for by
         await c.up();
         assertErrorLine(await c.weft(["routes", "announce", "10.1.2.3/16"]), /is no prefix/);
         assertErrorLine(await c.weft(["routes", "announce", "0.0.0.0/0"]), /is everything/);
-        assertErrorLine(await c.weft(["routes", "approve", "e", "10.9.0.0/16"]), /only an admin/i);
+        assertErrorLine(await c.weft(["routes", "approve", "e", "198.18.9.0/24"]), /only an admin/i);
         assertErrorLine(await c.weft(["exit", "use", "nobody"]), /no member is called/);
         assertErrorLine(await c.weft(["exit", "sideways"]), /is no action/);
         assert.equal((await c.weft(["down"])).code, 0);

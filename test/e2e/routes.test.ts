@@ -11,9 +11,9 @@ import { formatRoutePrefix, parseRoutePrefix } from "../../src/mesh/route-prefix
 import { assertRestored, machineState, type MachineState } from "./machine-state.ts";
 import { skip, withNetwork } from "./support.ts";
 
-const PREFIX4 = "10.77.0.0/24";
+const PREFIX4 = "198.18.77.0/24";
 const PREFIX6 = "fd77::/64";
-const INSIDE4 = "10.77.0.10";
+const INSIDE4 = "198.18.77.10";
 const INSIDE6 = "fd77::10";
 
 interface Site extends RoutedHosts {
@@ -98,19 +98,19 @@ test(
           assert.ok(tcp.bitsPerSecond > 20e6, `${tcp.bitsPerSecond} bit/s`);
         });
         await t.test("a longer prefix wins, whoever has the shorter one", async () => {
-          await r2.weft(["routes", "announce", "10.77.0.8/29"]);
-          await r1.weft(["routes", "approve", "r2", "10.77.0.8/29"]);
+          await r2.weft(["routes", "announce", "198.18.77.8/29"]);
+          await r1.weft(["routes", "approve", "r2", "198.18.77.8/29"]);
           await until("r2 is ready", 5_000, async () =>
             (await r2.api.routes()).own.every(({ serving }) => serving) ? true : undefined,
           );
-          await uses(c, "10.77.0.8/29", "r2");
+          await uses(c, "198.18.77.8/29", "r2");
           const sent = async (name: string): Promise<number> =>
             (await c.status()).peers.find((peer) => peer.name === name)?.txBytes ?? 0;
           const was = await sent("r2");
           assert.equal((await ping(c.host, INSIDE4, { count: 50, intervalMs: 10, bytes: 1_000 })).received, 50);
           assert.ok((await sent("r2")) - was > 50_000, "the packets went to r2");
-          await r2.weft(["routes", "withdraw", "10.77.0.8/29"]);
-          await uses(c, "10.77.0.8/29", undefined);
+          await r2.weft(["routes", "withdraw", "198.18.77.8/29"]);
+          await uses(c, "198.18.77.8/29", undefined);
           assert.equal((await ping(c.host, INSIDE4, { count: 5, intervalMs: 20 })).received, 5);
         });
         await t.test("a prefix that holds the router's own underlay address does not swallow the tunnel", async () => {

@@ -15,6 +15,8 @@ import { type Daemon, sleep, until } from "../../lab/process.ts";
 import { ensureTools } from "../../lab/tools.ts";
 import { routedHosts } from "../../lab/topologies.ts";
 import { iperf, ping } from "../../lab/traffic.ts";
+import { decodeToken } from "../../src/mesh/invite.ts";
+import { UNDERLAY_MARK } from "../../src/node/exit.ts";
 import { makeCertificates } from "../support/certificates.ts";
 import { assertConservation, skip, sum, withLab } from "./support.ts";
 
@@ -74,18 +76,21 @@ interface World {
   readonly a: WeftNode;
   readonly b: WeftNode;
   readonly proxy: Host;
+  readonly router: Host;
+  /** The router's port to a. */
+  readonly portOfA: string;
   /** Holds nginx's access.log. */
   readonly folder: string;
   nginx: Daemon;
   restartNginx(): Promise<void>;
 }
 
-/** The admin is up and serves channels behind nginx; a's UDP is blocked; nobody has joined yet. */
-async function withProxy(body: (world: World) => Promise<void>): Promise<void> {
+/** The admin is up, it or b serves channels behind nginx; a's UDP is blocked; nobody has joined yet. */
+async function withProxy(body: (world: World) => Promise<void>, serving: "admin" | "b" = "admin"): Promise<void> {
   await ensureTools(["ip", "nft", "ping", "iperf3", "nginx", "openssl"]);
   await withLab(
     () => routedHosts(["admin", "a", "b", "proxy"]),
-    async ({ lab, hosts }) => {
+    async ({ lab, hosts, router, links }) => {
       const [admin, a, b, proxy] = hosts;
       const folder = join(lab.folder, "nginx");
       mkdirSync(folder);
@@ -93,7 +98,7 @@ async function withProxy(body: (world: World) => Promise<void>): Promise<void> {
       const configuration = nginxConf(
         folder,
         proxy.address4,
-        `${admin.address4}:9339`,
+        `${(serving === "admin" ? admin : b).address4}:9339`,
         certificates.certificate,
         certificates.key,
       );
@@ -104,14 +109,15 @@ async function withProxy(body: (world: World) => Promise<void>): Promise<void> {
         return new WeftNode({ host, name: host.name, state, upArgs: ["--log", "debug"] });
       };
       const trusts = `[websocket]\nca = "${certificates.authority}"\n`;
+      const serves = (host: Host): string =>
+        `relay = true\nendpoints = ["wss://${proxy.address4}/weft"]\n[websocket]\nlisten = "${host.address4}:9339"\ntrusted_proxies = ["${proxy.address4}"]\n`;
       const world: World = {
-        admin: node(
-          admin,
-          `relay = true\nendpoints = ["wss://${proxy.address4}/weft"]\n[websocket]\nlisten = "${admin.address4}:9339"\ntrusted_proxies = ["${proxy.address4}"]\n`,
-        ),
+        admin: node(admin, serving === "admin" ? serves(admin) : ""),
         a: node(a, trusts),
-        b: node(b, trusts),
+        b: node(b, serving === "b" ? serves(b) : trusts),
         proxy,
+        router,
+        portOfA: links[1].b.device,
         folder,
         nginx: await startNginx(proxy, folder, configuration),
         async restartNginx() {
@@ -151,6 +157,18 @@ async function openedBySelf(node: WeftNode): Promise<number> {
 
 test("with UDP blocked a node joins, pings and transfers over nginx with TLS", { skip }, async (t) => {
   await withProxy(async ({ admin, a, proxy, folder }) => {
+    // no route of the overlay may ever swallow the underlay: not one packet of the channel goes out unmarked
+    await a.host.nft(`
+table inet marks {
+  counter marked {}
+  counter bare {}
+  chain out {
+    type filter hook output priority -10; policy accept;
+    tcp dport 443 meta mark ${UNDERLAY_MARK} counter name marked
+    tcp dport 443 meta mark != ${UNDERLAY_MARK} counter name bare
+  }
+}
+`);
     const { token } = await admin.invite();
     await a.join(token);
     await throughChannel(a, admin);
@@ -162,6 +180,9 @@ test("with UDP blocked a node joins, pings and transfers over nginx with TLS", {
     }
     const large = await ping(a.host, await admin.address(4), { count: 5, intervalMs: 50, bytes: 4_000 });
     assert.equal(large.received, 5, "4,000 bytes");
+    const counters = await a.host.must("nft", ["list", "counters", "table", "inet", "marks"]);
+    assert.match(counters, /counter marked \{\s*packets [1-9]/);
+    assert.match(counters, /counter bare \{\s*packets 0 /);
     const flow = await iperf(a.host, admin.host, await admin.address(4), { seconds: 3 });
     t.diagnostic(`TCP through the channel: ${Math.round(flow.bitsPerSecond / 1e6)} Mbit/s`);
     assert.ok(flow.bitsPerSecond > 1e6);
@@ -261,7 +282,12 @@ test(
 
 test("a channel that breaks, and a proxy that restarts: the way is there again by itself", { skip }, async () => {
   await withProxy(async (world) => {
-    const { admin, a } = world;
+    const { admin, a, router, portOfA } = world;
+    // a firewall in the network this time, which says nothing, instead of one on the host
+    await router.nft(
+      `table inet block { chain forward { type filter hook forward priority filter; iifname "${portOfA}" meta l4proto udp drop; }\n}\n`,
+    );
+    await a.host.nft("delete table inet block");
     await a.join((await admin.invite()).token);
     await throughChannel(a, admin);
     await world.restartNginx();
@@ -284,6 +310,26 @@ test("two members meet through the node that serves the channel when one of them
     const peer = await a.peer("b", 10_000, (one) => one.online);
     assert.notEqual(peer.path.kind, "direct");
   });
+});
+
+test("without UDP a node joins through a beacon's channel, and the beacon relays to the admin", { skip }, async () => {
+  await withProxy(async ({ admin, a, b }) => {
+    await b.join((await admin.invite(["--role", "beacon"])).token);
+    await b.peer("admin", 10_000);
+    const { token } = await until("the admin knows the beacon's URL", 10_000, async () => {
+      const invite = await admin.invite();
+      return (decodeToken(invite.token).admins.at(-1)?.urls?.length ?? 0) > 0 ? invite : undefined;
+    });
+    await a.join(token);
+    await throughChannel(a, b);
+    const address = await admin.address(4);
+    await until("a reaches the admin", 15_000, async () =>
+      (await ping(a.host, address, { count: 3, intervalMs: 50, graceMs: 500 })).received === 3 ? true : undefined,
+    );
+    const peer = await a.peer("admin", 10_000, (one) => one.online);
+    assert.equal(peer.path.kind, "relay");
+    assert.equal(peer.path.via, "b");
+  }, "b");
 });
 
 test(

@@ -36,6 +36,7 @@ import { decodeIp, IpPacket } from "../../src/wire/ip.ts";
 import { decodeProbe, decodeProbeAck, encodeProbe, Probe, ProbeAck } from "../../src/wire/probe.ts";
 import { decodeReport, encodeReport, Report } from "../../src/wire/report.ts";
 import { clampMss, decodeTcp, TcpHeader } from "../../src/wire/tcp.ts";
+import { decodeTransit, TransitHeader } from "../../src/wire/transit.ts";
 import { decodeUdp, UdpHeader } from "../../src/wire/udp.ts";
 import { fuzz, readCorpus, type Target } from "./harness.ts";
 
@@ -219,6 +220,7 @@ const targets: readonly Target[] = [
         decodeProbeAck(view, 0, input.length, new ProbeAck());
         decodeReport(view, 0, input.length, new Report());
         decodeFragment(view, 0, input.length, new FragmentHeader());
+        for (let flags = 0; flags < 4; flags++) decodeTransit(view, 0, input.length, flags, new TransitHeader());
       }),
   },
   {

@@ -188,6 +188,57 @@ test("a killed node is back within two seconds of its start, without joining aga
   assert.deepEqual([...b.failures, ...b.removals], []);
 });
 
+test("a node that comes back holds user data until a member confirms its roster; a policy may refuse without one", async () => {
+  const { clock, network, a, b } = await pair();
+  const holds = (node: TestNode): boolean[] =>
+    node.plane.commands.flatMap((command) => (command.kind === "hold" ? [command.held] : []));
+  const routes = (node: TestNode): number | undefined =>
+    node.plane.commands.findLast((command) => command.kind === "routes")?.routes.length;
+  await a.runtime.operate((mesh, now) => mesh.setPolicy(now, { stale: "refuse" }));
+  await clock.advance(1000);
+  b.kill();
+  await clock.advance(3000);
+  b.start();
+  assert.deepEqual(holds(b), [true]);
+  await clock.advance(1000);
+  assert.deepEqual(holds(b), [true, false], "a has confirmed it");
+  assert.equal(routes(b), 2);
+  network.loses = () => true;
+  await clock.advance(75_000);
+  assert.equal(b.runtime.mesh.userData, "refused");
+  assert.equal(routes(b), 0);
+  network.loses = () => false;
+  await clock.advance(60_000);
+  assert.equal(b.runtime.mesh.userData, "open");
+  assert.equal(routes(b), 2);
+});
+
+test("a node that waits for approval keeps its slot, and loses it when it gives up", async () => {
+  const { clock, network, a } = await pair();
+  const c = new TestNode(network, "c", 3);
+  c.start();
+  const { token } = await a.runtime.operate((mesh, now) => mesh.createInvite(now, { approve: true }));
+  let result: JoinResult | undefined;
+  void c.runtime.join(token, "c").then((value) => (result = value));
+  await clock.advance(90_000);
+  assert.equal(a.runtime.mesh.requests(clock.now())[0]?.name, "c");
+  assert.ok(a.runtime.peers.byKey(c.identity.staticKeys.publicKey) !== undefined);
+  const later = new TestNode(network, "d", 4);
+  later.start();
+  void later.runtime.join(
+    (await a.runtime.operate((mesh, now) => mesh.createInvite(now, { approve: true }))).token,
+    "d",
+  );
+  await clock.advance(3000);
+  later.kill();
+  await a.runtime.operate((mesh, now) => mesh.approve(now, "c"));
+  await clock.advance(3000);
+  assert.ok(result?.ok === true);
+  assert.equal(c.reaches("a"), true);
+  await clock.advance(60_000);
+  assert.equal(a.runtime.peers.byKey(later.identity.staticKeys.publicKey), undefined);
+});
+
 test("both killed at once find each other again from what they stored", async () => {
   const { clock, a, b } = await pair();
   a.kill();

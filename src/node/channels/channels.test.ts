@@ -5,7 +5,7 @@ import { get } from "node:http";
 import { test, type TestContext } from "node:test";
 import { WebSocket } from "ws";
 import { VirtualClock } from "../../../test/support/virtual-clock.ts";
-import { ENDPOINT_BYTES, virtualOf } from "../../base/endpoint.ts";
+import { ENDPOINT_BYTES, virtualEndpoint, virtualOf, VirtualType } from "../../base/endpoint.ts";
 import type { Logger } from "../../base/log.ts";
 import { SeededRandom } from "../../base/random.ts";
 import type { Command } from "../../dataplane/messages.ts";
@@ -184,9 +184,7 @@ test("a stranger gets 10 s to come to a session, and no more than a handshake's 
   assert.ok(idle instanceof WebSocket && greedy instanceof WebSocket && member instanceof WebSocket);
   await soon("three are open", () => server.open().length === 3);
   const third = server.open()[2];
-  const address = new Uint8Array(ENDPOINT_BYTES);
-  address.set([1, 0, 0, 0, 0, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, third, 1, 0]);
-  server.channels.noteProven(address);
+  server.channels.noteProven(virtualEndpoint(VirtualType.CHANNEL, 1, third), "member");
   for (let i = 0; i < 300; i++) {
     greedy.send(Buffer.from("x"));
     member.send(Buffer.from("m"));
@@ -247,13 +245,26 @@ test("when all places are taken, the oldest without a session makes room; when a
   assert.ok((await stranger(server.url, { "x-forwarded-for": "198.51.100.2" })) instanceof WebSocket);
   await gone;
   await soon("one for one", () => server.open().length === 192);
-  for (const id of server.open()) {
-    const address = new Uint8Array(ENDPOINT_BYTES);
-    address.set([1, 0, 0, 0, 0, 0, 0, 0, 2, 1, 0, 0, 0, 0, id >> 8, id & 255, 1, 0]);
-    server.channels.noteProven(address);
-  }
+  for (const id of server.open())
+    server.channels.noteProven(virtualEndpoint(VirtualType.CHANNEL, 1, id), `member ${id}`);
   assert.equal(await stranger(server.url, { "x-forwarded-for": "198.51.100.3" }), 503);
   assert.equal(server.channels.figures().refused.full, 1);
+});
+
+test("a peer holds two channels here at most, and none once it is removed", async (t) => {
+  const server = new Side(t, { serves: true });
+  await server.channels.start();
+  const prove = (id: number | undefined, key: string): void =>
+    server.channels.noteProven(virtualEndpoint(VirtualType.CHANNEL, 1, id ?? 0), key);
+  for (let i = 1; i <= 4; i++) {
+    await stranger(server.url);
+    prove(server.open().at(-1), "one");
+  }
+  await stranger(server.url);
+  prove(server.open().at(-1), "two");
+  assert.deepEqual(server.open(), [3, 4, 5]);
+  server.channels.forget("one");
+  assert.deepEqual(server.open(), [5]);
 });
 
 test("a line that nobody reads holds a bounded number of bytes; the rest is dropped and counted", async (t) => {

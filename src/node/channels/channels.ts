@@ -20,6 +20,9 @@ import { type Dial, remedyFor } from "./dial.ts";
 import { type ChannelPeer, ChannelPolicy, type ChannelPolicyOptions } from "./policy.ts";
 import { ChannelServer, type ChannelServerOptions, type Refusal } from "./server.ts";
 
+/** Channels that one peer may hold here. */
+const MAX_HELD = 2;
+
 export interface ChannelsDeps {
   readonly clock: Clock;
   readonly random: Random;
@@ -147,11 +150,23 @@ export class Channels {
     else line.connection.send(datagram);
   }
 
-  /** A peer has proven itself at this endpoint, which may be a channel. @param endpoint 18 bytes */
-  noteProven(endpoint: Uint8Array): void {
+  /**
+   * A peer has proven itself at this endpoint, which may be a channel that it opened. Of more than two the oldest goes: one and its successor.
+   * @param endpoint 18 bytes
+   */
+  noteProven(endpoint: Uint8Array, key: string): void {
     const id = channelId(endpoint);
     const line = id === undefined ? undefined : this.#lines.get(id);
-    if (line !== undefined) line.connection.proven = true;
+    if (line === undefined || line.connection.holder === key) return;
+    line.connection.holder = key;
+    const held = [...this.#lines.values()].filter(({ connection }) => connection.holder === key);
+    for (const { connection } of held.slice(0, -MAX_HELD)) connection.close("another one has taken its place");
+  }
+
+  /** That peer has no business here any more: what it opened is closed. */
+  forget(key: string): void {
+    for (const { connection } of this.#lines.values())
+      if (connection.holder === key) connection.close("not a member any more");
   }
 
   async close(): Promise<void> {

@@ -43,8 +43,8 @@ export interface ConnectionDeps {
 }
 
 export class ChannelConnection {
-  /** The session inside has proven who is there. */
-  proven: boolean;
+  /** Who the session inside has proven to be there, by the owner's name of it; undefined = nobody yet. */
+  holder: string | undefined;
   readonly startedAtMs: number;
   readonly #socket: WebSocket;
   readonly #deps: ConnectionDeps;
@@ -59,7 +59,6 @@ export class ChannelConnection {
     this.#socket = socket;
     this.#deps = deps;
     this.#pings = dialled;
-    this.proven = dialled;
     this.startedAtMs = deps.nowMs();
     this.#receivedAtMs = this.startedAtMs;
     this.#pingAtMs = this.startedAtMs + this.#pingDelayMs();
@@ -81,6 +80,11 @@ export class ChannelConnection {
     }
     counters.sent++;
     this.#socket.send(datagram, { binary: true, compress: false });
+  }
+
+  /** Whom it belongs to is known: by the session inside, or because this side chose whom to reach. */
+  get proven(): boolean {
+    return this.#pings || this.holder !== undefined;
   }
 
   /** When tick() has something to do. */

@@ -109,8 +109,16 @@ export class PeerChannels {
   }
 
   /** A peer has shown at this endpoint, which may be a channel, that it is a member or has an invite. @param endpoint 18 bytes */
-  noteProven(endpoint: Uint8Array): void {
-    this.#channels.noteProven(endpoint);
+  noteProven(endpoint: Uint8Array, peer: PeerRecord): void {
+    this.#channels.noteProven(endpoint, toHex(peer.staticKey));
+  }
+
+  /** The peer is dropped: no member any more, or it did not join in time. */
+  noteRemoved(peer: PeerRecord): void {
+    const hex = toHex(peer.staticKey);
+    this.#wanted.delete(hex);
+    this.#channels.forget(hex);
+    this.#isDirty = true;
   }
 
   /** Something about peers, their paths or their URLs has changed: settle() looks at it. */

@@ -43,7 +43,11 @@ function discovery(clock: VirtualClock): { made: Discovery; events: string[] } {
 test("candidates that do not fit are left out and counted, those on this subnet come first", () => {
   const { made } = discovery(new VirtualClock());
   const candidates = ["198.51.100.1:1", "10.0.0.1:1", "127.0.0.1:1", "192.168.1.20:1", "192.168.9.9:1"].map(at);
-  assert.deepEqual(made.judge(new Uint8Array(32), candidates).map(text), ["192.168.1.20:1", "198.51.100.1:1", "192.168.9.9:1"]);
+  assert.deepEqual(made.judge(new Uint8Array(32), candidates).map(text), [
+    "192.168.1.20:1",
+    "198.51.100.1:1",
+    "192.168.9.9:1",
+  ]);
   assert.equal(made.counters.candidatesRefused, 2);
 });
 
@@ -68,7 +72,11 @@ test("another address makes sources look again, and so does a jump of the wall c
   const first = looks();
   made.setHost(HOST, PORTS, false);
   assert.deepEqual(events, []);
-  made.setHost({ ...HOST, addresses: [{ interface: "eth0", address: "10.0.0.5", prefixBits: 8, loopback: false }] }, PORTS, false);
+  made.setHost(
+    { ...HOST, addresses: [{ interface: "eth0", address: "10.0.0.5", prefixBits: 8, loopback: false }] },
+    PORTS,
+    false,
+  );
   await clock.advance(1_500);
   assert.deepEqual(events, ["judged"]);
   assert.ok(looks() > first);

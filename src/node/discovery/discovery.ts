@@ -10,6 +10,7 @@
  * A node that listens on loopback alone looks for nothing outside. Interface changes and clock jumps make every source look again.
  */
 import { equal } from "../../base/bytes.ts";
+import { isIPv4Mapped } from "../../base/endpoint.ts";
 import type { Logger } from "../../base/log.ts";
 import type { Random } from "../../base/random.ts";
 import type { Clock } from "../clock.ts";
@@ -21,7 +22,7 @@ import { readGateway } from "./gateway.ts";
 import type { LanInterface } from "./lan-source.ts";
 import { LanSource } from "./lan-source.ts";
 import type { Mapper, MapperName } from "./mapper.ts";
-import { NatClassifier } from "./nat-kind.ts";
+import { isHardMapping, NatClassifier } from "./nat-kind.ts";
 import type { NatReport } from "./nat-kind.ts";
 import { NatPmpMapper, PcpMapper } from "./pcp-mapper.ts";
 import { PortMappingSource } from "./port-mapping.ts";
@@ -162,7 +163,8 @@ export class Discovery {
       if (!address.includes(":")) entry.address4 ??= address;
       byName.set(name, entry);
     }
-    const isSame = local.length === this.#local.length && local.every((one, i) => equal(one.address, this.#local[i].address));
+    const isSame =
+      local.length === this.#local.length && local.every((one, i) => equal(one.address, this.#local[i].address));
     const isSamePorts = ports.port4 === this.#ports.port4 && ports.port6 === this.#ports.port6;
     this.#local = local;
     this.#ports = { port4: ports.port4, port6: ports.port6 };
@@ -206,7 +208,11 @@ export class Discovery {
   endpoints(): Uint8Array[] {
     const out: Uint8Array[] = [];
     for (const name of ["port-mapping", "stun"]) {
-      const found = this.#cells.find((cell) => cell.source.name === name)?.endpoints() ?? [];
+      const all = this.#cells.find((cell) => cell.source.name === name)?.endpoints() ?? [];
+      // behind a hard NAT what a server saw is good for nobody else, but one shows the address where guessing may begin
+      const first = all.find((endpoint) => isIPv4Mapped(endpoint));
+      const isHard = name === "stun" && isHardMapping(this.nat(4).mapping);
+      const found = isHard ? all.filter((one) => one === first || !isIPv4Mapped(one)) : all;
       for (const endpoint of found) if (!out.some((one) => equal(one, endpoint))) out.push(endpoint);
     }
     return out;

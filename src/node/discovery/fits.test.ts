@@ -62,7 +62,15 @@ test("loopback fits only where the node listens on loopback, and does not open p
 });
 
 test("what never is one node's address does not fit", () => {
-  for (const text of ["0.0.0.0:1", "0.1.2.3:1", "224.0.0.251:1", "255.255.255.255:1", "240.0.0.1:1", "[::]:1", "[ff02::1]:1"]) {
+  for (const text of [
+    "0.0.0.0:1",
+    "0.1.2.3:1",
+    "224.0.0.251:1",
+    "255.255.255.255:1",
+    "240.0.0.1:1",
+    "[::]:1",
+    "[ff02::1]:1",
+  ]) {
     assert.equal(candidateFits(at(text), HOME), false, text);
   }
   assert.equal(candidateFits(at("[100::1:0:0:5]:1"), HOME), false, "virtual endpoints are no candidates");
@@ -89,7 +97,12 @@ test("on-link means a subnet of this host", () => {
 
 test("private scopes are those of the registries, for every IPv4 address", () => {
   const list = new BlockList();
-  for (const [net, bits] of [["10.0.0.0", 8], ["172.16.0.0", 12], ["192.168.0.0", 16]] as const) list.addSubnet(net, bits);
+  for (const [net, bits] of [
+    ["10.0.0.0", 8],
+    ["172.16.0.0", 12],
+    ["192.168.0.0", 16],
+  ] as const)
+    list.addSubnet(net, bits);
   fc.assert(
     fc.property(fc.ipV4(), (text) => {
       const isPrivate = scopeOf(parseAddress(text) as Uint8Array) === "private";
@@ -100,14 +113,26 @@ test("private scopes are those of the registries, for every IPv4 address", () =>
 });
 
 test("a private candidate fits exactly when an interface is in its block, whatever the order of interfaces", () => {
-  const reference = new Map([["10.", "10."], ["192.168.", "192.168."]]);
+  const reference = new Map([
+    ["10.", "10."],
+    ["192.168.", "192.168."],
+  ]);
   fc.assert(
-    fc.property(fc.array(fc.ipV4(), { maxLength: 4 }), fc.constantFrom("10.", "192.168."), fc.nat(250), (hosts, block, n) => {
-      const interfaces = on(...hosts.map((host) => `${host}/32`)).map((local) => ({ ...local, loopback: false }));
-      const candidate = `${block === "10." ? "10.9.9" : "192.168.9"}.${n + 1}`;
-      const expected = hosts.some((host) => host.startsWith(reference.get(block) as string));
-      assert.equal(candidateFits(at(`${candidate}:1`), interfaces), expected, formatAddress(parseAddress(candidate) as Uint8Array));
-      assert.equal(candidateFits(at(`${candidate}:1`), interfaces.toReversed()), expected);
-    }),
+    fc.property(
+      fc.array(fc.ipV4(), { maxLength: 4 }),
+      fc.constantFrom("10.", "192.168."),
+      fc.nat(250),
+      (hosts, block, n) => {
+        const interfaces = on(...hosts.map((host) => `${host}/32`)).map((local) => ({ ...local, loopback: false }));
+        const candidate = `${block === "10." ? "10.9.9" : "192.168.9"}.${n + 1}`;
+        const expected = hosts.some((host) => host.startsWith(reference.get(block) as string));
+        assert.equal(
+          candidateFits(at(`${candidate}:1`), interfaces),
+          expected,
+          formatAddress(parseAddress(candidate) as Uint8Array),
+        );
+        assert.equal(candidateFits(at(`${candidate}:1`), interfaces.toReversed()), expected);
+      },
+    ),
   );
 });

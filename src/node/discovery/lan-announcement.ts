@@ -56,7 +56,8 @@ export class LanSeal {
     const count = plain[32];
     if (count > MAX_LAN_ENDPOINTS || plain.length !== FIXED_BYTES + count * ENDPOINT_BYTES) return undefined;
     const endpoints: Uint8Array[] = [];
-    for (let at = FIXED_BYTES; at < plain.length; at += ENDPOINT_BYTES) endpoints.push(plain.slice(at, at + ENDPOINT_BYTES));
+    for (let at = FIXED_BYTES; at < plain.length; at += ENDPOINT_BYTES)
+      endpoints.push(plain.slice(at, at + ENDPOINT_BYTES));
     return { nodeId: plain.slice(0, 32), endpoints };
   }
 

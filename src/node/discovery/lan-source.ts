@@ -78,12 +78,17 @@ export class LanSource implements Source {
 
   async look(signal: AbortSignal): Promise<Look> {
     const networkId = this.#deps.networkId();
-    if (networkId === undefined) throw new WeftError("NO_NETWORK", "this node is in no network yet", "it is tried again");
+    if (networkId === undefined)
+      throw new WeftError("NO_NETWORK", "this node is in no network yet", "it is tried again");
     if (this.#networkId === undefined || !equal(this.#networkId, networkId)) this.#start(networkId);
     const failures = await this.#openLinks(signal);
     if (signal.aborted) throw new WeftError("ABORTED", "stopped", "nothing to do");
     if (this.#links.length === 0)
-      throw new WeftError("NO_LINK", failures[0] ?? "there is no interface to announce on", "nothing to do without a LAN");
+      throw new WeftError(
+        "NO_LINK",
+        failures[0] ?? "there is no interface to announce on",
+        "nothing to do without a LAN",
+      );
     const names = this.#links.map((link) => link.key.split(" ")[0]).join(", ");
     const count = this.peers().length;
     return {

@@ -39,7 +39,10 @@ function run(machines: readonly LanMachine[], fromMs: number, durationMs: number
 }
 
 const seen = (machine: LanMachine): string[] =>
-  machine.peers().map((peer) => `${peer.nodeId[0]} ${peer.endpoints.map(text).join(" ")}`).toSorted();
+  machine
+    .peers()
+    .map((peer) => `${peer.nodeId[0]} ${peer.endpoints.map(text).join(" ")}`)
+    .toSorted();
 
 test("nodes of one network find each other, and not those of another", () => {
   const [one, two, other] = [node(1), node(2), node(3, new Uint8Array(32).fill(8))];
@@ -146,7 +149,11 @@ test("announcements of ever new nodes are bounded in number and in work", () => 
     const sealed = Buffer.from(seal.seal(label, { nodeId, endpoints: [at("192.168.1.2:1")] })).toString("base64url");
     const data = ["v=1", `b=${sealed}`];
     const name = `${label}._weft._udp.local`;
-    machine.handlePacket(i * 60, "eth0", new Uint8Array(encode({ type: "response", answers: [{ type: "TXT", name, ttl: 4500, data }] })));
+    machine.handlePacket(
+      i * 60,
+      "eth0",
+      new Uint8Array(encode({ type: "response", answers: [{ type: "TXT", name, ttl: 4500, data }] })),
+    );
   }
   assert.equal(machine.peers().length, 256);
   assert.ok(machine.counters.evicted > 0);

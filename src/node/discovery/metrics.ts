@@ -8,7 +8,13 @@ export function discoverySamples(discovery: Discovery | undefined): MetricSample
   for (const report of discovery.reports()) {
     const labels = { source: report.name };
     const help = "1 while the last look of the discovery source worked.";
-    samples.push({ name: "weft_discovery_working", type: "gauge", help, labels, value: report.state === "working" ? 1 : 0 });
+    samples.push({
+      name: "weft_discovery_working",
+      type: "gauge",
+      help,
+      labels,
+      value: report.state === "working" ? 1 : 0,
+    });
     for (const [event, value] of Object.entries(report.counters)) samples.push(counter(report.name, event, value));
   }
   for (const [event, value] of Object.entries(discovery.counters)) samples.push(counter("all", event, value));

@@ -8,7 +8,10 @@ import type { NatMapping } from "./nat-kind.ts";
 import { isHardMapping, NatClassifier } from "./nat-kind.ts";
 
 const at = (text: string): Uint8Array => endpointToBytes(parseEndpoint(text) ?? assert.fail(text));
-const LOCAL = [localAddress("192.168.1.7", 24, false) as LocalAddress, localAddress("2001:db8:1::7", 64, false) as LocalAddress];
+const LOCAL = [
+  localAddress("192.168.1.7", 24, false) as LocalAddress,
+  localAddress("2001:db8:1::7", 64, false) as LocalAddress,
+];
 const PUBLIC = "198.51.100.5";
 
 function classifier(): NatClassifier {
@@ -34,7 +37,10 @@ test("one destination alone does not tell the kind", () => {
   nat.observe(0, at("203.0.113.1:3479"), at(`${PUBLIC}:40000`));
   const found = nat.report(0, 4);
   assert.equal(found.mapping, "unknown");
-  assert.deepEqual(found.mapped.map((one) => formatEndpoint(endpointFromBytes(one))), [`${PUBLIC}:40000`]);
+  assert.deepEqual(
+    found.mapped.map((one) => formatEndpoint(endpointFromBytes(one))),
+    [`${PUBLIC}:40000`],
+  );
 });
 
 /** A NAT of each kind (RFC 4787) as a plain function: which external port a destination sees. */
@@ -57,7 +63,7 @@ test("each kind of NAT is recognised from any set of destinations that can tell 
         const nat = classifier();
         const ports = new Map<string, number>();
         for (const [host, port] of destinations) {
-          const key = (KINDS[kind] as (a: string, p: number) => string)(String(host), port);
+          const key = KINDS[kind](String(host), port);
           if (!ports.has(key)) ports.set(key, 40_000 + ports.size * 997);
           nat.observe(0, at(`203.0.113.${host}:${port}`), at(`${PUBLIC}:${ports.get(key)}`));
         }
@@ -65,7 +71,8 @@ test("each kind of NAT is recognised from any set of destinations that can tell 
         const hasTwoPorts = [...hosts].some((host) => destinations.filter(([other]) => other === host).length > 1);
         let expected: NatMapping;
         if (kind === "endpoint-independent") expected = hosts.size > 1 ? "endpoint-independent" : "unknown";
-        else if (kind === "address-dependent") expected = hosts.size === 1 ? "unknown" : hasTwoPorts ? "address-dependent" : "dependent";
+        else if (kind === "address-dependent")
+          expected = hosts.size === 1 ? "unknown" : hasTwoPorts ? "address-dependent" : "dependent";
         else expected = hasTwoPorts ? "address-and-port-dependent" : hosts.size > 1 ? "dependent" : "unknown";
         assert.equal(nat.report(0, 4).mapping, expected);
         assert.equal(isHardMapping(expected), expected.endsWith("dependent") && expected !== "endpoint-independent");
@@ -83,13 +90,19 @@ test("a neighbour on the subnet and a destination in another scope do not make a
   assert.equal(nat.report(0, 4).mapping, "endpoint-independent");
 });
 
-test("a mapping that was forgotten and made anew does not make the NAT hard for longer than its observations live", () => {
+test("an easy NAT that forgot and mapped anew does not look hard for long, and a hard one stays hard", () => {
   const nat = classifier();
   nat.observe(0, at("203.0.113.1:1"), at(`${PUBLIC}:40000`));
   nat.observe(100_000, at("203.0.113.2:1"), at(`${PUBLIC}:41000`));
   assert.equal(nat.report(100_000, 4).mapping, "dependent");
-  nat.observe(110_000, at("203.0.113.3:1"), at(`${PUBLIC}:41000`));
-  assert.equal(nat.report(121_000, 4).mapping, "endpoint-independent");
+  nat.observe(125_000, at("203.0.113.3:1"), at(`${PUBLIC}:41000`));
+  assert.equal(nat.report(125_000, 4).mapping, "endpoint-independent");
+  assert.equal(nat.report(726_000, 4).mapping, "unknown", "observations do not live for ever");
+
+  const hard = classifier();
+  for (let i = 1; i < 5; i++) hard.observe(0, at(`203.0.113.${i}:1`), at(`${PUBLIC}:${40_000 + i * 500}`));
+  hard.observe(300_000, at("203.0.113.9:1"), at(`${PUBLIC}:60000`));
+  assert.equal(hard.report(300_000, 4).mapping, "dependent");
 });
 
 test("what was observed at another place is forgotten, and observations are bounded", () => {

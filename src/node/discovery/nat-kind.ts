@@ -8,7 +8,8 @@
  *   only different addresses, and they disagree                 dependent, which of the two is unknown
  *
  * Only destinations of one scope are compared: behind two NATs those inside the carrier's network see another address than the rest.
- * Bounds: `maxObservations`, the oldest goes first; each counts for `lifeMs`, so that a NAT that forgot and mapped anew is no hard one.
+ * Bounds: `maxObservations`, the oldest goes first; each counts for `lifeMs`. Where older and newer ones disagree the newest `windowMs` decide
+ * if they can, so that an easy NAT that forgot and mapped anew does not look hard.
  */
 import { equal, toHex } from "../../base/bytes.ts";
 import { endpointFromBytes, formatEndpoint, isIPv4Mapped } from "../../base/endpoint.ts";
@@ -38,8 +39,10 @@ export interface NatReport {
 }
 
 export interface NatOptions {
-  /** @default 120_000 */
+  /** @default 600_000 */
   readonly lifeMs?: number;
+  /** @default 120_000 */
+  readonly windowMs?: number;
   /** @default 64 */
   readonly maxObservations?: number;
 }
@@ -55,6 +58,7 @@ const MAX_STEP = 16;
 
 export class NatClassifier {
   readonly #lifeMs: number;
+  readonly #windowMs: number;
   readonly #maxObservations: number;
   /** By destination; in order of arrival. */
   readonly #observations = new Map<string, Observation>();
@@ -62,7 +66,8 @@ export class NatClassifier {
   #ports: readonly number[] = [];
 
   constructor(options: NatOptions = {}) {
-    this.#lifeMs = options.lifeMs ?? 120_000;
+    this.#lifeMs = options.lifeMs ?? 600_000;
+    this.#windowMs = options.windowMs ?? 120_000;
     this.#maxObservations = options.maxObservations ?? 64;
   }
 
@@ -98,7 +103,8 @@ export class NatClassifier {
       (one) => nowMs - one.atMs < this.#lifeMs && isIPv4Mapped(one.to) === (family === 4),
     );
     const group = largestScope(fresh);
-    const translated = group.filter((one) => !this.#isOwn(one.mapped));
+    const all = group.filter((one) => !this.#isOwn(one.mapped));
+    const translated = this.#decisive(all);
     const mapped = distinct(translated.toReversed().map((one) => one.mapped));
     if (group.length === 0) return report("unknown", "unknown", [], 0, "nobody outside has said how it sees this node");
     if (translated.length === 0) {
@@ -108,6 +114,13 @@ export class NatClassifier {
     const { pattern, step } = this.#portPattern(translated);
     const mapping = judge(translated);
     return report(mapping, pattern, mapped, step, describe(mapping, pattern, translated));
+  }
+
+  /** All of them, or the newest ones where those say something else by themselves. */
+  #decisive(all: readonly Observation[]): readonly Observation[] {
+    const newestMs = all.at(-1)?.atMs ?? 0;
+    const recent = all.filter((one) => newestMs - one.atMs < this.#windowMs);
+    return isHardMapping(judge(all)) && judge(recent) !== "unknown" ? recent : all;
   }
 
   #isOwn(endpoint: Uint8Array): boolean {
@@ -124,7 +137,8 @@ export class NatClassifier {
     const inOrder = ports.filter((port, i) => i === 0 || port !== ports[i - 1]);
     if (inOrder.length < 3) return { pattern: "unknown", step: 0 };
     const steps = inOrder.slice(1).map((port, i) => port - inOrder[i]);
-    const isCounter = steps.every((step) => step > 0 && step <= MAX_STEP) || steps.every((step) => step < 0 && step >= -MAX_STEP);
+    const isCounter =
+      steps.every((step) => step > 0 && step <= MAX_STEP) || steps.every((step) => step < 0 && step >= -MAX_STEP);
     if (!isCounter) return { pattern: "random", step: 0 };
     return { pattern: "sequential", step: steps.reduce((sum, step) => sum + step, 0) / steps.length };
   }
@@ -183,7 +197,8 @@ function report(
 function describe(mapping: NatMapping, ports: PortPattern, observations: readonly Observation[]): string {
   const seen = distinct(observations.map((one) => one.mapped));
   const places = `${observations.length} observation${observations.length === 1 ? "" : "s"}`;
-  const where = seen.length === 1 ? ` as ${formatEndpoint(endpointFromBytes(seen[0]))}` : ` as ${seen.length} different endpoints`;
+  const where =
+    seen.length === 1 ? ` as ${formatEndpoint(endpointFromBytes(seen[0]))}` : ` as ${seen.length} different endpoints`;
   const portText = ports === "unknown" ? "" : `, ports ${ports}`;
   switch (mapping) {
     case "endpoint-independent":

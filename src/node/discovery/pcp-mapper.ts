@@ -12,7 +12,15 @@ import {
   NatPmpResponse,
   natPmpResultText,
 } from "../../wire/nat-pmp.ts";
-import { decodePcpMap, encodePcpMap, PCP_NONCE_BYTES, PCP_PORT, PcpMapResponse, PcpResult, pcpResultText } from "../../wire/pcp.ts";
+import {
+  decodePcpMap,
+  encodePcpMap,
+  PCP_NONCE_BYTES,
+  PCP_PORT,
+  PcpMapResponse,
+  PcpResult,
+  pcpResultText,
+} from "../../wire/pcp.ts";
 import type { Mapper, MapRequest, PortMap } from "./mapper.ts";
 import { ask } from "./udp-exchange.ts";
 
@@ -46,7 +54,12 @@ export class PcpMapper implements Mapper {
     await this.#ask(request, external, 0, signal);
   }
 
-  async #ask(request: MapRequest, suggested: Uint8Array, lifetimeSeconds: number, signal: AbortSignal): Promise<PcpMapResponse> {
+  async #ask(
+    request: MapRequest,
+    suggested: Uint8Array,
+    lifetimeSeconds: number,
+    signal: AbortSignal,
+  ): Promise<PcpMapResponse> {
     const { gateway, internalPort } = request;
     const nonce = this.#nonce as Uint8Array;
     const client = parseAddress(gateway.ownAddress) as Uint8Array;
@@ -122,5 +135,9 @@ export class NatPmpMapper implements Mapper {
 }
 
 function refused(protocol: string, why: string): WeftError {
-  return new WeftError("MAPPING_REFUSED", `the gateway refuses ${protocol}: ${why}`, "allow port mapping on the router");
+  return new WeftError(
+    "MAPPING_REFUSED",
+    `the gateway refuses ${protocol}: ${why}`,
+    "allow port mapping on the router",
+  );
 }

@@ -10,7 +10,10 @@ const at = (text: string): Uint8Array => endpointToBytes(parseEndpoint(text) ?? 
 const SEEN = at("198.51.100.5:40000");
 const FOUND: Look = { endpoints: [SEEN], lifeMs: 60_000, text: "seen" };
 
-function cell(look: Source["look"], close: () => Promise<void> = () => Promise.resolve()): {
+function cell(
+  look: Source["look"],
+  close: () => Promise<void> = () => Promise.resolve(),
+): {
   clock: VirtualClock;
   cell: SourceCell;
   changes: () => number;
@@ -28,7 +31,11 @@ function cell(look: Source["look"], close: () => Promise<void> = () => Promise.r
 
 test("what a source found is there, tells of its change once, and expires", async () => {
   let looks = 0;
-  const { clock, cell: one, changes } = cell(() => {
+  const {
+    clock,
+    cell: one,
+    changes,
+  } = cell(() => {
     if (++looks > 2) throw new Error("gone");
     return Promise.resolve(FOUND);
   });
@@ -63,7 +70,11 @@ test("a source that throws at once is tried again after a growing pause", async 
 test("a source that hangs is told to stop, counts as hung, and what it says later is ignored", async () => {
   let signal: AbortSignal | undefined;
   let finish: ((look: Look) => void) | undefined;
-  const { clock, cell: one, changes } = cell((given) => {
+  const {
+    clock,
+    cell: one,
+    changes,
+  } = cell((given) => {
     signal = given;
     return new Promise((resolve) => (finish = resolve));
   });
@@ -125,7 +136,11 @@ test("a flood of results is cut", async () => {
 
 test("closing ends although the source does not, and nothing happens afterwards", async () => {
   let looks = 0;
-  const { clock, cell: one, changes } = cell(
+  const {
+    clock,
+    cell: one,
+    changes,
+  } = cell(
     () => {
       looks++;
       return new Promise(() => undefined);

@@ -195,7 +195,8 @@ export class SourceCell {
     };
     Promise.try(() => this.source.look(controller.signal)).then(
       (look) => settle(() => this.#succeed(round, look)),
-      (error: unknown) => settle(() => this.#fail(round, "failing", error instanceof Error ? error.message : String(error))),
+      (error: unknown) =>
+        settle(() => this.#fail(round, "failing", error instanceof Error ? error.message : String(error))),
     );
   }
 
@@ -216,7 +217,8 @@ export class SourceCell {
     if (this.#found.length > 0 && look.lifeMs < Infinity)
       this.#cancelExpiry = this.#deps.clock.schedule(this.#expiresAtMs, () => this.#deps.changed());
     this.#finish(look.againMs ?? this.#options.periodMs);
-    if (before.length !== this.#found.length || before.some((one, i) => !equal(one, this.#found[i]))) this.#deps.changed();
+    if (before.length !== this.#found.length || before.some((one, i) => !equal(one, this.#found[i])))
+      this.#deps.changed();
   }
 
   #fail(round: number, state: "failing" | "hung", text: string): void {

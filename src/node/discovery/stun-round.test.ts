@@ -57,7 +57,10 @@ test("only an answer from the server itself with the transaction's id counts", (
   assert.equal(round.handleDatagram(10, SERVER, new Uint8Array(20)), false);
   assert.equal(round.dropped, 3);
   assert.equal(round.handleDatagram(20, SERVER, answer(datagram, MAPPED)), true);
-  assert.deepEqual(round.results.map((one) => [text(one.to), text(one.mapped), one.rttMs]), [["203.0.113.1:3478", "198.51.100.5:40000", 20]]);
+  assert.deepEqual(
+    round.results.map((one) => [text(one.to), text(one.mapped), one.rttMs]),
+    [["203.0.113.1:3478", "198.51.100.5:40000", 20]],
+  );
   assert.equal(round.handleDatagram(30, SERVER, answer(datagram, at("6.6.6.6:6"))), false, "once");
 });
 
@@ -65,7 +68,10 @@ test("a server with a second address is asked there too, and its other places ar
   const round = new StunRound(0, new SeededRandom(1), [SERVER]);
   round.handleDatagram(1, SERVER, answer(drain(round)[0].datagram, MAPPED, OTHER));
   const more = drain(round);
-  assert.deepEqual(more.map((one) => text(one.to)), ["203.0.113.1:3479", "203.0.113.2:3479"]);
+  assert.deepEqual(
+    more.map((one) => text(one.to)),
+    ["203.0.113.1:3479", "203.0.113.2:3479"],
+  );
   round.handleDatagram(2, OTHER, answer(more[1].datagram, MAPPED, at("203.0.113.9:1")));
   assert.deepEqual(drain(round), []);
 });
@@ -74,7 +80,11 @@ test("a server cannot send this node to private or unusable places", () => {
   for (const place of ["10.0.0.1:80", "127.0.0.1:80", "224.0.0.1:80"]) {
     const round = new StunRound(0, new SeededRandom(1), [SERVER]);
     round.handleDatagram(1, SERVER, answer(drain(round)[0].datagram, MAPPED, at(place)));
-    assert.deepEqual(drain(round).map((one) => text(one.to)), ["198.51.100.5:40000"], "nothing but the hairpin test");
+    assert.deepEqual(
+      drain(round).map((one) => text(one.to)),
+      ["198.51.100.5:40000"],
+      "nothing but the hairpin test",
+    );
   }
 });
 

@@ -87,7 +87,8 @@ export class StunRound {
     }
     if (message.class === StunClass.ERROR) this.#fail(one, `answered with error ${message.errorCode}`);
     else if (message.class !== StunClass.SUCCESS) return false;
-    else if (message.unknownRequired !== 0 || !message.hasMapped) this.#fail(one, "answered what this version does not understand");
+    else if (message.unknownRequired !== 0 || !message.hasMapped)
+      this.#fail(one, "answered what this version does not understand");
     else this.#succeed(nowMs, one, message);
     this.#tryHairpin(nowMs);
     return true;

@@ -111,9 +111,13 @@ export class StunSource implements Source {
     const found: Uint8Array[] = [];
     const failures: string[] = [];
     const aborted = new Promise<never>((_, reject) => {
-      signal.addEventListener("abort", () => reject(new WeftError("STUN_LOOKUP", "the name lookup took too long", "check DNS")), {
-        once: true,
-      });
+      signal.addEventListener(
+        "abort",
+        () => reject(new WeftError("STUN_LOOKUP", "the name lookup took too long", "check DNS")),
+        {
+          once: true,
+        },
+      );
     });
     aborted.catch(() => undefined);
     const resolveOne = async (text: string): Promise<void> => {
@@ -138,7 +142,8 @@ export class StunSource implements Source {
       this.#deps.clock.schedule(this.#deps.clock.now().nowMs + 2_000, () => found.length > 0 && resolve());
     });
     await Promise.race([all, soon, aborted]);
-    if (found.length === 0) throw new WeftError("STUN_LOOKUP", failures.join("; ") || "no server has an address", "check DNS");
+    if (found.length === 0)
+      throw new WeftError("STUN_LOOKUP", failures.join("; ") || "no server has an address", "check DNS");
     return found.toSorted((a, b) => Number(isIPv4Mapped(b)) - Number(isIPv4Mapped(a))).slice(0, MAX_ADDRESSES);
   }
 }

@@ -51,14 +51,20 @@ export interface Question<T> {
 
 /** @throws WeftError NO_ANSWER, or what `take` throws */
 export async function ask<T>(question: Question<T>, signal: AbortSignal): Promise<T> {
-  const { to, datagram, take, timeoutMs, from, mark } = question;
+  const { to, datagram, timeoutMs, from, mark } = question;
   const socket = await openMarkedUdp({ address: from, mark });
   let timer: NodeJS.Timeout | undefined;
   let stop: (() => void) | undefined;
   try {
     return await new Promise<T>((resolve, reject) => {
       const silent = (): void =>
-        reject(new WeftError("NO_ANSWER", `${to.address} does not answer on port ${to.port}`, "nothing to do if it is not meant to"));
+        reject(
+          new WeftError(
+            "NO_ANSWER",
+            `${to.address} does not answer on port ${to.port}`,
+            "nothing to do if it is not meant to",
+          ),
+        );
       const deadlineMs = performance.now() + timeoutMs;
       let pauseMs = FIRST_RESEND_MS;
       const send = (): void => {
@@ -75,10 +81,10 @@ export async function ask<T>(question: Question<T>, signal: AbortSignal): Promis
       socket.on("message", (message: Buffer, remote: RemoteInfo) => {
         if (remote.address !== to.address || remote.port !== to.port || ++answers > MAX_ANSWERS) return;
         try {
-          const taken = take(message);
+          const taken = question.take(message);
           if (taken !== undefined) resolve(taken);
         } catch (error) {
-          reject(error as Error);
+          reject(error);
         }
       });
       socket.on("error", reject);

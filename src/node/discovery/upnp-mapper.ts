@@ -9,7 +9,18 @@ import type { Random } from "../../base/random.ts";
 import type { Mapper, MapRequest, PortMap } from "./mapper.ts";
 import { openMarkedUdp } from "./udp-exchange.ts";
 import type { IgdService } from "./upnp-messages.ts";
-import { element, findService, soapBody, soapError, SSDP_GROUP, SSDP_PORT, SSDP_TARGETS, ssdpLocation, ssdpSearch, UpnpError } from "./upnp-messages.ts";
+import {
+  element,
+  findService,
+  soapBody,
+  soapError,
+  SSDP_GROUP,
+  SSDP_PORT,
+  SSDP_TARGETS,
+  ssdpLocation,
+  ssdpSearch,
+  UpnpError,
+} from "./upnp-messages.ts";
 
 const SEARCH_MS = 2_500;
 const RESEARCH_MS = 700;
@@ -88,7 +99,10 @@ export class UpnpMapper implements Mapper {
     }
     this.#mappedPort = port;
     // a permanent one is looked after like the others: made again, and taken back at the end
-    return { external: endpointToBytes({ address, port }), lifetimeSeconds: lifetimeSeconds || request.lifetimeSeconds };
+    return {
+      external: endpointToBytes({ address, port }),
+      lifetimeSeconds: lifetimeSeconds || request.lifetimeSeconds,
+    };
   }
 
   async #find(request: MapRequest, signal: AbortSignal): Promise<IgdService> {
@@ -135,7 +149,11 @@ export class UpnpMapper implements Mapper {
       const service = findService(text, location);
       if (service !== undefined) return service;
     }
-    throw new WeftError("NO_ANSWER", "no UPnP gateway answers", "nothing to do if the router is not meant to map ports");
+    throw new WeftError(
+      "NO_ANSWER",
+      "no UPnP gateway answers",
+      "nothing to do if the router is not meant to map ports",
+    );
   }
 }
 
@@ -149,7 +167,14 @@ async function call(
   isTry = false,
 ): Promise<{ text: string; code: number }> {
   const headers = { "content-type": 'text/xml; charset="utf-8"', soapaction: `"${service.type}#${action}"` };
-  const { text, status } = await http("POST", service.control, headers, soapBody(service.type, action, values), from, signal);
+  const { text, status } = await http(
+    "POST",
+    service.control,
+    headers,
+    soapBody(service.type, action, values),
+    from,
+    signal,
+  );
   if (status === 200) return { text, code: 0 };
   const code = soapError(text);
   if (isTry && (code === UpnpError.CONFLICT || code === UpnpError.ONLY_PERMANENT)) return { text, code };
@@ -184,7 +209,9 @@ function http(
           else chunks.push(chunk);
         });
         response.on("error", reject);
-        response.on("end", () => resolve({ text: Buffer.concat(chunks).toString("utf8"), status: response.statusCode ?? 0 }));
+        response.on("end", () =>
+          resolve({ text: Buffer.concat(chunks).toString("utf8"), status: response.statusCode ?? 0 }),
+        );
       },
     );
     outgoing.on("error", reject);

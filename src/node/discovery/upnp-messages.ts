@@ -49,14 +49,19 @@ export function findService(description: string, base: URL): IgdService | undefi
       if (element(body, "serviceType") !== type) continue;
       const path = element(body, "controlURL");
       const control = path === undefined ? null : URL.parse(path, base);
-      if (control !== null && control.protocol === "http:" && control.hostname === base.hostname) return { type, control };
+      if (control !== null && control.protocol === "http:" && control.hostname === base.hostname)
+        return { type, control };
     }
   }
   return undefined;
 }
 
 /** @param values in the order of the action's definition; texts of this file and numbers only, so nothing needs escaping */
-export function soapBody(service: string, action: string, values: readonly (readonly [string, string | number])[]): string {
+export function soapBody(
+  service: string,
+  action: string,
+  values: readonly (readonly [string, string | number])[],
+): string {
   const body = values.map(([name, value]) => `<${name}>${value}</${name}>`).join("");
   return (
     '<?xml version="1.0"?><s:Envelope xmlns:s="http://schemas.xmlsoap.org/soap/envelope/" ' +
