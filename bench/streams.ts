@@ -52,6 +52,7 @@ export async function runStreams(options: StreamsOptions): Promise<void> {
     await echo(pair, i);
   });
   const transfer = await transferOf(pair, options.megabytes);
+  await new Promise((resolve) => setTimeout(resolve, 200));
   const left = pair.client.counters.streams + pair.server.counters.streams;
   pair.close();
   const phases = [streams, reconnects];

@@ -533,6 +533,12 @@ export function runTopology(seed: number): TopologyResult {
       if (b.delivered > before) works.add(`${a.index}-${b.index}`);
     }
   }
+  for (const node of nodes) {
+    // what the machine believes to be installed is what the data plane has
+    const own = nodes.reduce((total, other) => total + node.routing.describe(net.now, other.id).length, 0);
+    if (node.forwards.size !== 2 * node.routing.forwards || node.vias.size !== own)
+      net.violations.push(`tables of ${node.index}: ${node.forwards.size} entries for ${node.routing.forwards} paths`);
+  }
   const isFound = open.filter(([a, b]) => works.has(`${a.index}-${b.index}`));
   return {
     violations: net.violations.map((text) => `seed ${seed}: ${text}`),

@@ -23,8 +23,8 @@ const ONE_HARD_MS = 15_000;
 const ONE_HARD_SHARE = 0.9;
 const EASY_ROUNDS = 5;
 const ONE_HARD_ROUNDS = 20;
-/** A pair that cannot become direct is watched for so long. */
-const RELAYED_MS = 6_000;
+/** A pair that cannot become direct is watched for so long at least. */
+const RELAYED_MS = 4_000;
 const GIVE_UP_MS = 20_000;
 const QUICK_KINDS: readonly string[] = ["firewall", "port-restricted", "linux", "symmetric", "lan"];
 const EXTRAS = ["lan", "carrier"] as const;
@@ -81,18 +81,23 @@ async function meet(a: Subject, b: Subject, expected: Expectation): Promise<Meet
   let directMs = Number.POSITIVE_INFINITY;
   let [left, right]: (PeerView | undefined)[] = [];
   try {
-    const watchMs = expected === "relayed" ? RELAYED_MS : GIVE_UP_MS;
-    while (Date.now() - readyMs < watchMs || (stream.replies.length === 0 && Date.now() - readyMs < GIVE_UP_MS)) {
+    let reason = "";
+    while (Date.now() - readyMs < GIVE_UP_MS) {
       [left, right] = await Promise.all([look(a, b), look(b, a)]);
       if (left !== undefined && right !== undefined && isDirect(left) && isDirect(right) && stream.replies.length > 0) {
         directMs = Date.now() - readyMs;
         break;
       }
+      // A pair that cannot become direct is done when it has answers and a verdict.
+      if (expected === "relayed" && Date.now() - readyMs > RELAYED_MS && stream.replies.length > 0) {
+        reason = await why(a.node, b.node.name);
+        if (reason !== "") break;
+      }
       await sleep(50);
     }
     const first = stream.replies[0]?.atMs ?? Number.POSITIVE_INFINITY;
     const kind = stream.replies.length === 0 ? "failed" : (left?.path.kind ?? "none");
-    const reason = Number.isFinite(directMs) ? "" : await why(a.node, b.node.name, left);
+    if (!Number.isFinite(directMs) && reason === "") reason = await why(a.node, b.node.name);
     return { kind, reachedMs: first - readyMs, directMs, reason, endpoint: left?.path.endpoint ?? "" };
   } finally {
     await stream.stop();
@@ -100,11 +105,14 @@ async function meet(a: Subject, b: Subject, expected: Expectation): Promise<Meet
   }
 }
 
-/** The node's own words for why it is not direct. */
-async function why(node: WeftNode, peer: string, view: PeerView | undefined): Promise<string> {
-  const { code, stdout } = await node.weft(["explain", peer]);
-  const text = code === 0 ? stdout.trim().replaceAll(/\s+/g, " ") : (view?.lastError ?? "");
-  return text.slice(0, 300);
+/** The node's own verdict; empty while it is still trying. */
+async function why(node: WeftNode, peer: string): Promise<string> {
+  try {
+    const { code, text, remedy } = (await node.api.explain(peer)).verdict;
+    return code === "trying" || code === "not-tried" ? "" : `${text}${remedy === "" ? "" : `; ${remedy}`}`;
+  } catch {
+    return "";
+  }
 }
 
 /** The beacon and every subject, joined and stopped again; the beacon stays up. */

@@ -31,7 +31,13 @@ class FakeControl implements NodeControl {
   ];
   invite: NodeControl["invite"] = (body) => {
     this.asked.push(body);
-    return Promise.resolve({ id: "00", token: "t", expiresAt: "2030-01-01T00:00:00.000Z", uses: body.uses ?? 1, warning: null });
+    return Promise.resolve({
+      id: "00",
+      token: "t",
+      expiresAt: "2030-01-01T00:00:00.000Z",
+      uses: body.uses ?? 1,
+      warning: null,
+    });
   };
   revoke: NodeControl["revoke"] = (node, reason) => {
     this.asked.push([node, reason]);

@@ -122,5 +122,5 @@ function policy(): Command {
       const view = stale === undefined ? (await api.roster()).policy : await api.setPolicy(stale);
       if (options.json === true) print(JSON.stringify(view, null, 2));
       else print(`${view.version === 0 ? "default" : `version ${view.version}`}: stale = ${view.stale}`);
-    }) as unknown as Command;
+    });
 }

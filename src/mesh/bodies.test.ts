@@ -120,7 +120,7 @@ test("hostile bodies never throw", () => {
   const any = fc.oneof(value, fc.array(value, { maxLength: 4 }), fc.dictionary(fc.string(), value, { maxKeys: 3 }));
   fc.assert(
     fc.property(fc.constantFrom(...kinds), fc.dictionary(fc.constantFrom(...keys), any), (kind, body) => {
-      const read = readBody(kind, body as CborMap);
+      const read = readBody(kind, body);
       assert.ok(read === undefined || read.kind === kind);
     }),
     { numRuns: 3000 },
@@ -205,7 +205,7 @@ test("prefixes have one text, no host bits, and contain what they should", () =>
         equal(masked(inner.address, outer.bits), outer.address);
       assert.equal(containsPrefix(outer, inner), expected);
       assert.ok(containsPrefix(outer, outer));
-      assert.equal(Math.sign(compareRoutePrefixes(outer, inner)), -Math.sign(compareRoutePrefixes(inner, outer)));
+      assert.equal(Math.sign(compareRoutePrefixes(outer, inner)) + Math.sign(compareRoutePrefixes(inner, outer)), 0);
     }),
   );
 });

@@ -5,6 +5,8 @@ import { encode } from "cborg";
 import { decodeCanonicalCbor, decodeCbor, encodeCbor } from "./cbor.ts";
 import {
   type ControlMessage,
+  type JoinAnswer,
+  type JoinRequest,
   ControlFault,
   decodeControl,
   encodeControl,
@@ -24,6 +26,39 @@ const text = (max: number): fc.Arbitrary<string> => fc.string({ maxLength: max }
 function record<T>(model: { [K in keyof T]: fc.Arbitrary<T[K]> }): fc.Arbitrary<T> {
   return fc.record(model, { noNullPrototype: true });
 }
+
+const joinRequest: fc.Arbitrary<JoinRequest> = record({
+  type: fc.constant("join" as const),
+  networkId: bytes(32),
+  nodeId: bytes(32),
+  name: text(63),
+  exactName: fc.boolean(),
+  inviteId: bytes(8),
+  wallMs: clock,
+  signature: bytes(64),
+});
+
+const joinAnswer: fc.Arbitrary<JoinAnswer> = fc.oneof(
+  record({
+    type: fc.constant("answer" as const),
+    ok: fc.constant(true as const),
+    admission: bytes(32),
+    inviteId: bytes(8),
+  }),
+  record({
+    type: fc.constant("answer" as const),
+    ok: fc.constant(false as const),
+    inviteId: bytes(8),
+    code: text(64),
+    text: text(200),
+    remedy: text(200),
+    details: fc.dictionary(
+      text(32).filter((key) => key !== "__proto__"),
+      fc.oneof(fc.integer(), text(40)),
+      { maxKeys: 4, noNullPrototype: true },
+    ),
+  }),
+);
 
 const message: fc.Arbitrary<ControlMessage> = fc.oneof(
   record({
@@ -69,29 +104,10 @@ const message: fc.Arbitrary<ControlMessage> = fc.oneof(
     entries: fc.array(record({ idPrefix: bytes(8), hlc: clock }), { maxLength: MAX_KNOWN }),
   }),
   record({ type: fc.constant("seek" as const), idPrefixes: fc.array(bytes(8), { maxLength: MAX_SEEK }) }),
-  record({
-    type: fc.constant("join" as const),
-    networkId: bytes(32),
-    nodeId: bytes(32),
-    name: text(63),
-    exactName: fc.boolean(),
-    inviteId: bytes(8),
-    wallMs: clock,
-    signature: bytes(64),
-  }),
-  record({ type: fc.constant("answer" as const), ok: fc.constant(true as const), admission: bytes(32) }),
-  record({
-    type: fc.constant("answer" as const),
-    ok: fc.constant(false as const),
-    code: text(64),
-    text: text(200),
-    remedy: text(200),
-    details: fc.dictionary(
-      text(32).filter((key) => key !== "__proto__"),
-      fc.oneof(fc.integer(), text(40)),
-      { maxKeys: 4, noNullPrototype: true },
-    ),
-  }),
+  joinRequest,
+  joinAnswer,
+  record({ type: fc.constant("joinVia" as const), staticKey: bytes(32), request: joinRequest }),
+  record({ type: fc.constant("answerVia" as const), staticKey: bytes(32), answer: joinAnswer }),
   record({ type: fc.constant("leave" as const), wire: fc.uint8Array({ maxLength: 1024 }) }),
   record({ type: fc.constant("left" as const), hash: bytes(32) }),
   fc.constant({ type: "bye" as const }),

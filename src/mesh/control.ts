@@ -242,7 +242,14 @@ function joinFields(request: JoinRequest): CborMap {
 
 function answerFields(answer: JoinAnswer): CborMap {
   if (answer.ok) return { ok: true, hash: answer.admission, inv: answer.inviteId };
-  return { ok: false, inv: answer.inviteId, code: answer.code, text: answer.text, fix: answer.remedy, d: answer.details };
+  return {
+    ok: false,
+    inv: answer.inviteId,
+    code: answer.code,
+    text: answer.text,
+    fix: answer.remedy,
+    d: answer.details,
+  };
 }
 
 type Reader = (map: CborMap) => ControlMessage | undefined;

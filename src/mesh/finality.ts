@@ -10,7 +10,7 @@
  */
 import { toHex } from "../base/bytes.ts";
 import { type CheckpointView, compareSeniority, type Entry, isAncestor, type Seniority } from "./dag.ts";
-import { type CheckpointBody, compareStatements } from "./statement.ts";
+import { compareStatements } from "./statement.ts";
 
 export interface Proposal {
   readonly entry: Entry;
@@ -45,8 +45,9 @@ export function resolveFinality(
   const voters = new Map<string, Set<string>>();
   const proposed: Entry[] = [];
   for (const entry of entries) {
-    if (entry.statement.body.kind !== "checkpoint") continue;
-    const of = (entry.statement.body as CheckpointBody).of;
+    const { body } = entry.statement;
+    if (body.kind !== "checkpoint") continue;
+    const { of } = body;
     const key = of === undefined ? entry.statement.hashHex : toHex(of);
     if (of === undefined) proposed.push(entry);
     const set = voters.get(key) ?? new Set();

@@ -15,6 +15,11 @@ function names(node: TestNode): string[] {
   return node.mesh.members().map((member) => member.name);
 }
 
+function refusalOf(node: TestNode): string | undefined {
+  const result = node.joinResult;
+  return result?.ok === false ? result.code : undefined;
+}
+
 function rolesOf(node: TestNode, name: string): string {
   return node.mesh.find(name)?.roles.join() ?? "";
 }
@@ -115,6 +120,28 @@ test("admins make a checkpoint by themselves when an admin came or went, and a n
   assert.deepEqual(names(d), ["n1", "n2", "n3"]);
 });
 
+test("a founder who hands over and goes at once leaves admins behind who can settle things among themselves", () => {
+  for (const way of ["demoted", "left", "revoked"] as const) {
+    const world = new TestWorld(17);
+    const [a, b, c, d] = world.network(4) as [TestNode, TestNode, TestNode, TestNode];
+    for (const name of ["n1", "n2", "n3"]) a.mesh.updateMember(world.now(a), name, { roles: ["admin"] });
+    if (way === "demoted") a.mesh.updateMember(world.now(a), "n0", { roles: [] });
+    else if (way === "left") a.mesh.leave(world.now(a));
+    else {
+      world.runUntil(() => a.mesh.rosterInfo()?.finalAtMs !== undefined && agree([a, b, c, d]));
+      b.mesh.revoke(world.now(b), "n0");
+    }
+    world.run(60_000);
+    b.mesh.revoke(world.now(b), "n3", "stolen");
+    world.runUntil(() => agree([b, c]) && c.mesh.rosterInfo()?.proposals === 0);
+    world.run(30_000);
+    const [left, right] = [b.mesh.rosterInfo(), c.mesh.rosterInfo()];
+    assert.equal(left?.finalAtMs, right?.finalAtMs);
+    assert.ok((left?.finalAtMs as number) > world.now(b).wallMs - 60_000, way);
+    assert.equal(d.outputs("selfRemoved").length, 1);
+  }
+});
+
 test("with --approve a node waits, is listed, and is let in under the name the admin gives", () => {
   const world = new TestWorld(5);
   const [a] = world.network(2) as [TestNode, TestNode];
@@ -158,7 +185,7 @@ test("a denied node hears why, also from another admin, and gets in with an invi
   world.runUntil(() => agree([a, b]));
   node.mesh.startJoin(world.now(node), token, { name: "evil" });
   world.runUntil(() => node.outputs("joinResult").length === 2);
-  assert.ok(node.joinResult?.ok === false && node.joinResult.code === JoinCode.DENIED);
+  assert.equal(refusalOf(node), JoinCode.DENIED);
   node.mesh.startJoin(world.now(node), b.mesh.createInvite(world.now(b)).token, { name: "friend" });
   world.runUntil(() => node.outputs("joinResult").length === 3);
   assert.equal(node.joinResult?.ok, true, JSON.stringify(node.joinResult));
@@ -249,7 +276,7 @@ test("an exported roster heals a partition by hand, and a damaged or foreign one
   assert.equal(c.mesh.exportRoster(), text);
   assert.throws(() => c.mesh.importStatements(world.now(c), new Uint8Array(32), wires), { code: "ROSTER_FOREIGN" });
   const forged = wires.map((wire) => wire.map((byte, i) => (i === 3 ? byte ^ 1 : byte)));
-  const fresh = new TestWorld(12).network(1)[0] as TestNode;
+  const [fresh] = new TestWorld(12).network(1) as [TestNode];
   const refused = fresh.mesh.importStatements(
     { nowMs: 0, wallMs: world.now(c).wallMs },
     fresh.mesh.networkId as Uint8Array,

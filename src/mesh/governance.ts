@@ -91,6 +91,7 @@ export class Governance {
     }
     if (becomes && !isAdmin) out.push(this.#deps.sign(now, "admin", adminBody(member.nodeId), [member.admission]));
     if (!becomes && isAdmin) {
+      out.push(...this.settleBefore(now, member));
       out.push(...this.#deps.foldHeads(now));
       out.push(this.#deps.sign(now, "unadmin", unadminBody(member.nodeId, ""), [member.admission]));
     }
@@ -171,6 +172,15 @@ export class Governance {
     }
     const of = this.#toConsent(this.#deps.roster.state) as Uint8Array;
     return [this.#deps.sign(now, "checkpoint", checkpointBody(of), [of])];
+  }
+
+  /**
+   * Before an admin goes, by whatever way: a checkpoint that is due and that this node's signature may complete is made now. A founder who
+   * hands a young network over and leaves would otherwise be the only one whose signature counts for ever.
+   */
+  settleBefore(now: Now, member: Member): Statement[] {
+    const isAdmin = member.roles.includes("admin");
+    return isAdmin && this.checkpointStep() === "propose" ? this.advanceCheckpoint(now) : [];
   }
 
   /** How many admins are senior to this node: they propose first. */

@@ -237,6 +237,10 @@ export function rosterOf(networkId: Uint8Array, statements: readonly Statement[]
   return roster;
 }
 
+function byKey(a: readonly [string, unknown], b: readonly [string, unknown]): number {
+  return a[0] < b[0] ? -1 : Number(a[0] > b[0]);
+}
+
 /** What people see of a state. */
 export function visible(roster: Roster): string {
   const { members, admins, routes, policy } = roster.state;
@@ -253,7 +257,7 @@ export function visible(roster: Roster): string {
       m.admittedAtMs,
       toHex(m.admission),
     ]),
-    [...admins].toSorted(),
+    [...admins].toSorted(byKey),
     routes.map((route) => [route.prefix, toHex(route.nodeId), route.approvedAtMs, toHex(route.approvedBy)]),
     [policy.version, policy.stale, policy.rules],
   ]);
@@ -265,8 +269,8 @@ export function snapshot(roster: Roster): string {
   return JSON.stringify([
     visible(roster),
     invites.map((use) => [use.entry.statement.hashHex, use.used, use.usedUpHlc, use.revokedHlc]),
-    [...removals].map(([node, by]) => [node, by.map((entry) => entry.statement.hashHex)]).toSorted(),
-    [...voids].toSorted(),
+    [...removals].map(([node, by]) => [node, by.map((entry) => entry.statement.hashHex)] as const).toSorted(byKey),
+    [...voids].toSorted(byKey),
     finals.map((entry) => entry.statement.hashHex),
     proposals.map((one) => [one.entry.statement.hashHex, [...one.signers].toSorted(), one.isFinal]),
     [...electorate].toSorted(),

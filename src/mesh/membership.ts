@@ -351,7 +351,7 @@ export class Membership {
   /** @param reason written into the roster @throws WeftError NOT_ADMIN */
   revoke(now: Now, member: Member, reason: string): Statement[] {
     this.#requireAdmin("revoke a node");
-    const out = this.#foldHeads(now);
+    const out = [...this.governance.settleBefore(now, member), ...this.#foldHeads(now)];
     const body = revokeBody({ node: member.nodeId, invite: undefined, reason });
     return [...out, this.#sign(now, "revoke", body, [member.admission])];
   }

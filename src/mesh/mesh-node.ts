@@ -65,7 +65,20 @@ export type * from "./types.ts";
 
 /** Smallest distance between two looks at a growing roster for changes, except after a revocation. */
 const REFRESH_GAP_MS = 50;
-const COSTLY: ReadonlySet<string> = new Set(["digest", "ranges", "have", "known", "seek", "want", "join", "joinVia", "leave", "lookup", "found", "near"]);
+const COSTLY: ReadonlySet<string> = new Set([
+  "digest",
+  "ranges",
+  "have",
+  "known",
+  "seek",
+  "want",
+  "join",
+  "joinVia",
+  "leave",
+  "lookup",
+  "found",
+  "near",
+]);
 /** Consent to a checkpoint follows soon; a proposal gives senior admins time to make theirs first. */
 const CONSENT_MS = 300;
 const PROPOSE_MS = 2000;
@@ -234,7 +247,10 @@ export class MeshNode {
   /** The whole roster as text (roster-text.ts). @throws WeftError NOT_MEMBER */
   exportRoster(): string {
     const { roster, networkId } = this.#requireInside();
-    return formatRosterText(networkId, [...roster.statements()].map((statement) => statement.wire));
+    return formatRosterText(
+      networkId,
+      [...roster.statements()].map((statement) => statement.wire),
+    );
   }
 
   /** For the session layer's provisional peers: see Membership.acceptsInvite. @param inviteId 8 bytes */
@@ -421,6 +437,8 @@ export class MeshNode {
         "invite another admin first (weft invite --role admin), or leave with --yes",
       );
     }
+    if (membership.self !== undefined)
+      this.#accepted(now, membership.governance.settleBefore(now, membership.self), undefined);
     const statement = membership.leave(now);
     this.#leaving = new Leaving(statement, now);
     this.#persist(statement);

@@ -228,7 +228,9 @@ const fileShape = {
     z.union(
       [
         z.boolean(),
-        z.array(text("a node name or id", (value) => value !== "")).check(z.maxLength(256, "must have at most 256 entries")),
+        z
+          .array(text("a node name or id", (value) => value !== ""))
+          .check(z.maxLength(256, "must have at most 256 entries")),
       ],
       "must be true (all members), false (nobody), or a list of node names or ids",
     ),

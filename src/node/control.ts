@@ -199,10 +199,7 @@ export class RuntimeControl implements NodeControl {
     return {
       peer: { id: formatNodeId(member.nodeId), name: member.name },
       rttMs: pong?.rttMs ?? null,
-      path:
-        pong === undefined
-          ? this.#path(peer)
-          : this.#pathAt(pong.endpoint),
+      path: pong === undefined ? this.#path(peer) : this.#pathAt(pong.endpoint),
     };
   }
 

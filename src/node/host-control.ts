@@ -327,9 +327,10 @@ export class HostRouting implements HostControl {
   }
 
   health(): HealthItem[] {
+    const isNeeded = this.#settings.exit !== undefined || this.#offers.served().length > 0;
     const items: HealthItem[] = this.#machine.problems.map((text) => ({
       code: "host-setup",
-      severity: "error",
+      severity: isNeeded ? "error" : "warning",
       text,
       remedy: "correct that, then run `weft repair`",
     }));

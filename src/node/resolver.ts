@@ -111,7 +111,8 @@ export class Resolver {
 
   async #applyResolvconf(plan: ResolverPlan): Promise<void> {
     const lines = plan.servers.map((server) => `nameserver ${server}`);
-    if (!plan.everything) lines.push(`domain ${plan.domains[0]}`, `search ${plan.domains.join(" ")}`);
+    // openresolv splits by the search list, which programs see too: `domain` would replace the machine's own, reverse zones make no sense there
+    if (!plan.everything) lines.push(`search ${plan.domains[0]}`);
     await this.#changes.resolvconf(
       `${this.#options.interface}.weft`,
       [plan.everything ? "-x" : "-p"],

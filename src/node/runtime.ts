@@ -144,10 +144,7 @@ export class NodeRuntime {
         log,
         nodeId: deps.identity.nodeId,
         send: (command) => this.#link?.send(command),
-        otherWays: (peer) => [
-          ...this.#channels.candidates(peer),
-          ...this.#ways.candidates(clock.now(), peer.nodeId),
-        ],
+        otherWays: (peer) => [...this.#channels.candidates(peer), ...this.#ways.candidates(clock.now(), peer.nodeId)],
         judge: (nodeId, candidates) => this.judgeCandidates?.(nodeId, candidates) ?? [...candidates],
       },
       options,
@@ -385,7 +382,8 @@ export class NodeRuntime {
   candidatesJudged(near: readonly Uint8Array[] | undefined): void {
     const now = this.#deps.clock.now();
     if (near === undefined) {
-      for (const peer of this.peers.all()) if (peer.member !== undefined) this.#members.pushCandidates(peer, now.wallMs);
+      for (const peer of this.peers.all())
+        if (peer.member !== undefined) this.#members.pushCandidates(peer, now.wallMs);
     }
     for (const nodeId of near ?? []) {
       const member = this.mesh.memberById(nodeId);
@@ -717,7 +715,6 @@ export class NodeRuntime {
         if (output.state === "held") log.debug("user data waits until a member has confirmed the roster");
         if (output.state === "refused")
           log.warn("no user data is carried until a member has confirmed the roster: the network's policy says so");
-        this.#link?.send({ kind: "hold", held: output.state === "held" });
         this.#link?.send({ kind: "hold", held: output.state === "held" });
         this.#members.pushTables();
         return;

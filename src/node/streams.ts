@@ -179,11 +179,14 @@ export class PeerStreams {
     const records = new RecordReader();
     stream.on("data", (bytes: Buffer) => {
       const peer = this.#deps.find(stream.peerId);
-      if (peer === undefined || !records.add(bytes, (message) => this.#deps.handleControl(peer, message))) {
+      if (peer === undefined || !records.add(bytes, (message) => this.#deps.handleControl(peer, message)))
         stream.reset(StreamCode.BAD_OPENING);
-      }
     });
     stream.on("end", () => stream.end());
+    stream.on("error", (error) => {
+      if (!(error instanceof StreamError))
+        this.#deps.log.error(`a control message could not be handled: ${error.message}`);
+    });
   }
 }
 
@@ -204,10 +207,11 @@ export class RecordReader {
       if (length === 0 || length > MAX_RECORD_BYTES) return false;
       const end = at + RECORD_HEADER_BYTES + length;
       if (end > all.length) break;
-      take(all.slice(at + RECORD_HEADER_BYTES, end));
+      // a copy: a Buffer's slice would keep the whole chunk alive
+      take(new Uint8Array(all.subarray(at + RECORD_HEADER_BYTES, end)));
       at = end;
     }
-    this.#rest = all.slice(at);
+    this.#rest = new Uint8Array(all.subarray(at));
     return true;
   }
 }

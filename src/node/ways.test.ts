@@ -129,6 +129,17 @@ test("nothing is waited for without an address, or when what there is fell silen
   }
 });
 
+test("an unanswered search says how it stands", () => {
+  const bench = new Bench();
+  bench.connect(carol);
+  assert.deepEqual(bench.ways.describe(bench.now, bob.nodeId), []);
+  bench.ways.wanted(bench.now, bench.peer(bob), true, true);
+  bench.wait(200);
+  const [way] = bench.ways.describe(bench.now, bob.nodeId);
+  assert.equal(way.state, "looked for");
+  assert.equal(way.reason, "1 lookups, the last one to 1 members; next in 1 s");
+});
+
 test("a session that comes in time makes the search needless", () => {
   const bench = new Bench();
   bench.connect(carol);

@@ -13,7 +13,7 @@ import { type Identity, verifySignature } from "../crypto/identity.ts";
 import type { Command, PeerFigures } from "../dataplane/messages.ts";
 import type { MeshNode } from "../mesh/mesh-node.ts";
 import type { RoutingMessage } from "../mesh/routing/messages.ts";
-import { Routing, type RoutingOptions, type RoutingOutput, type SearchView } from "../mesh/routing/routing.ts";
+import { Routing, type RoutingOptions, type RoutingOutput } from "../mesh/routing/routing.ts";
 import { formatNodeId } from "../crypto/node-id.ts";
 import type { PeerRecord, PeerTable } from "./peer-table.ts";
 
@@ -137,16 +137,17 @@ export class Ways {
     return { kind, via: via === undefined ? "" : this.#nameOf(via.viaNodeId) };
   }
 
-  /** Every way to the node through others, used or not. */
+  /** Every way to the node through others, used or not; while there is none, how the search for one stands. */
   describe(now: Now, nodeId: Uint8Array): ThroughView[] {
-    return this.#routing.describe(now, nodeId).map(({ id, kind, viaNodeId, hops, state, reason }) => {
+    const ways = this.#routing.describe(now, nodeId).map(({ id, kind, viaNodeId, hops, state, reason }) => {
       const more = hops > 2 ? [`${hops - 2} more`] : [];
       return { id, kind, via: [this.#nameOf(viaNodeId), ...more], state, reason };
     });
-  }
-
-  search(nodeId: Uint8Array): SearchView | undefined {
-    return this.#routing.search(nodeId);
+    const search = this.#routing.search(nodeId);
+    if (ways.length > 0 || search === undefined || search.attempts === 0) return ways;
+    const next = search.nextAtMs === Infinity ? "" : `; next in ${Math.ceil((search.nextAtMs - now.nowMs) / 1000)} s`;
+    const reason = `${search.attempts} lookups, the last one to ${search.asked} members${next}`;
+    return [{ id: 0, kind: "transit", via: ["other members"], state: "looked for", reason }];
   }
 
   // ── what happens ─────────────────────────────────────────────────────────────────────────────────────────────────────

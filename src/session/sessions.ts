@@ -79,7 +79,8 @@ export class Sessions {
   disconnect(_now: Now, slot: number): void {
     const session = this.#core.peers.get(slot);
     if (session === undefined) return;
-    for (const epochId of session.epochs.keys()) this.#core.outputs.push({ kind: "retire", peer: slot, epochId, afterMs: 0 });
+    for (const epochId of session.epochs.keys())
+      this.#core.outputs.push({ kind: "retire", peer: slot, epochId, afterMs: 0 });
     this.#core.forget(session);
   }
 

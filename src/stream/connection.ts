@@ -23,6 +23,7 @@ import {
   type StreamCounters,
   StreamError,
   type StreamErrorCode,
+  StreamFlag,
 } from "./types.ts";
 
 const DELAYED_RETRY_MS = 2;
@@ -39,6 +40,8 @@ export interface ConnectionDeps {
   schedule(atMs: number, action: () => void): () => void;
   /** @returns false when there is no room now */
   send(datagram: Uint8Array): boolean;
+  /** CREDIT and BLOCKED; may get lost. */
+  signal(flag: number, payload: Uint8Array): void;
   rttMs(): number;
   /** The handshake is done and the key is the peer's. */
   onEstablished(): void;
@@ -59,10 +62,27 @@ export interface ConnectionOptions {
   readonly maxIncoming: number;
   readonly maxOutgoing: number;
   readonly streamBufferBytes: number;
+  readonly readBufferBytes: number;
   readonly datagramBufferBytes: number;
   readonly handshakeTimeoutMs: number;
   readonly silenceMs: number;
   readonly idleMs: number;
+}
+
+/** CREDIT: 0 stream id u64 | 8 limit u64; BLOCKED: the id alone. Little-endian. */
+const ID_BYTES = 8;
+const CREDIT_BYTES = 16;
+const LARGEST_WINDOW_BYTES = 1 << 20;
+const FIRST_ASK_MS = 100;
+const LAST_ASK_MS = 2_000;
+
+function readU64(view: DataView, offset: number): number {
+  return view.getUint32(offset, true) + view.getUint32(offset + 4, true) * 4_294_967_296;
+}
+
+function writeU64(view: DataView, offset: number, value: number): void {
+  view.setUint32(offset, value >>> 0, true);
+  view.setUint32(offset + 4, Math.floor(value / 4_294_967_296), true);
 }
 
 /** A stream that the application is done with while its last bytes are not acknowledged. */
@@ -89,6 +109,7 @@ export class Connection implements StreamCarrier {
   readonly #quic: QuicConnection;
   readonly #budget: ClassBudget;
   readonly #streams = new Set<ConnectionStream>();
+  readonly #byId = new Map<number, ConnectionStream>();
   readonly #lingering = new Set<Lingering>();
   readonly #openings = new Map<QuicStream, OpeningReader>();
   #incoming = 0;
@@ -137,6 +158,28 @@ export class Connection implements StreamCarrier {
     this.#deps.counters.datagramsIn++;
     this.#unanswered = 0;
     this.wake();
+  }
+
+  /** CREDIT or BLOCKED for one of its streams; anything may be in it. */
+  handleSignal(flag: number, payload: Uint8Array): void {
+    if (payload.length < ID_BYTES) return;
+    const view = new DataView(payload.buffer, payload.byteOffset, payload.length);
+    const stream = this.#byId.get(readU64(view, 0));
+    if (stream === undefined || stream.destroyed) return;
+    if (flag === StreamFlag.BLOCKED) stream.repeatCredit();
+    else if (payload.length >= CREDIT_BYTES) stream.raiseLimit(readU64(view, ID_BYTES));
+  }
+
+  sendCredit(stream: ConnectionStream, limitBytes: number): void {
+    if (this.isEnded) return;
+    const view = new DataView(new ArrayBuffer(CREDIT_BYTES));
+    writeU64(view, 0, stream.native.id);
+    writeU64(view, ID_BYTES, limitBytes);
+    this.#deps.signal(StreamFlag.CREDIT, new Uint8Array(view.buffer));
+  }
+
+  largestWindowBytes(): number {
+    return Math.min(LARGEST_WINDOW_BYTES, this.#options.readBufferBytes / Math.max(1, this.#streams.size));
   }
 
   /** @returns undefined when the limit of either side is reached, or the connection is not up */
@@ -189,6 +232,7 @@ export class Connection implements StreamCarrier {
 
   detach(stream: ConnectionStream): void {
     if (!this.#streams.delete(stream)) return;
+    this.#byId.delete(stream.native.id);
     this.#deps.counters.streams--;
     const { native, streamClass, isIncoming, inFlightBytes } = stream;
     if (!this.isEnded) {
@@ -346,6 +390,7 @@ export class Connection implements StreamCarrier {
     for (let streamClass = 0; streamClass < STREAM_CLASSES; streamClass++) {
       const turn: ConnectionStream[] = [];
       for (const stream of this.#streams) if (stream.streamClass === streamClass && stream.hasWrites) turn.push(stream);
+      this.#askForCredit(streamClass);
       for (const stream of turn) {
         const room = Math.min(TURN_BYTES, this.#budget.room(stream.streamClass, isPressed));
         const bytes = stream.pumpWrite(room);
@@ -361,6 +406,25 @@ export class Connection implements StreamCarrier {
       if (turn.some((stream) => stream.hasWrites)) isPressed = true;
     }
     return moved;
+  }
+
+  /** Who waits for credit asks again, in case it was lost. */
+  #askForCredit(streamClass: number): void {
+    const nowMs = this.#deps.nowMs();
+    for (const stream of this.#streams) {
+      if (stream.streamClass !== streamClass) continue;
+      if (!stream.isBlocked) {
+        stream.askAtMs = Infinity;
+        stream.askAfterMs = FIRST_ASK_MS;
+      } else if (stream.askAtMs === Infinity) stream.askAtMs = nowMs + stream.askAfterMs;
+      else if (nowMs >= stream.askAtMs) {
+        stream.askAfterMs = Math.min(LAST_ASK_MS, stream.askAfterMs * 2);
+        stream.askAtMs = nowMs + stream.askAfterMs;
+        const view = new DataView(new ArrayBuffer(ID_BYTES));
+        writeU64(view, 0, stream.native.id);
+        this.#deps.signal(StreamFlag.BLOCKED, new Uint8Array(view.buffer));
+      }
+    }
   }
 
   #readOpening(native: QuicStream): number {
@@ -402,6 +466,7 @@ export class Connection implements StreamCarrier {
     );
     if (!isIncoming) this.streamsSoFar++;
     this.#streams.add(stream);
+    this.#byId.set(native.id, stream);
     this.#deps.counters.streams++;
     this.wake();
     return stream;
@@ -434,6 +499,7 @@ export class Connection implements StreamCarrier {
     if (this.#held !== undefined) dueMs = Math.min(dueMs, nowMs + DELAYED_RETRY_MS);
     if (this.isEstablished && this.streamCount === 0 && this.role === "client")
       dueMs = Math.min(dueMs, this.#idleSinceMs + this.#options.idleMs + 1);
+    for (const stream of this.#streams) dueMs = Math.min(dueMs, stream.askAtMs);
     if (!this.isEstablished) dueMs = Math.min(dueMs, this.#startedMs + this.#options.handshakeTimeoutMs + 1);
     if (Math.abs(dueMs - this.#timerAtMs) < 0.5) return;
     this.#cancelTimer?.();

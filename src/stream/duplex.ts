@@ -1,7 +1,9 @@
 /**
- * A QUIC stream as a Node Duplex. Bytes move only when the connection pumps: reads until the application's buffer is full, writes as far
- * as QUIC and the class's budget take them; the callback of a write comes when all of it was taken, which is the back-pressure.
- * A failure reaches the application as "error" with a StreamError; without a listener it is not the end of the process.
+ * A QUIC stream as a Node Duplex. Bytes move only when the connection pumps. Writes go as far as QUIC, the class's budget and the peer's
+ * credit take them; the callback of a write comes when all of it was taken, which is the back-pressure. Everything that comes is read
+ * from QUIC at once, because what stands there stands in the way of all streams; so a reader that is slow holds its writer by credit:
+ * bytes that the application has taken plus a window, which begins at FIRST_CREDIT_BYTES and doubles with use. A peer that sends more
+ * than its credit loses the stream. A failure reaches the application as "error" with a StreamError; without a listener it is not the end of the process.
  */
 import { Duplex } from "node:stream";
 import type { WeftError } from "../base/errors.ts";
@@ -15,9 +17,18 @@ export interface StreamCarrier {
   readonly generation: number;
   /** Something waits to be written or there is room to read. */
   wake(): void;
+  /** Tells the peer up to which byte of the stream it may send. May get lost: the peer asks. */
+  sendCredit(stream: ConnectionStream, limitBytes: number): void;
+  /** Bytes that one stream may hold here now. */
+  largestWindowBytes(): number;
   /** The application is done with it; what was written may still be under way. */
   detach(stream: ConnectionStream): void;
 }
+
+/** Bytes that each side may send before it has heard of any credit. */
+export const FIRST_CREDIT_BYTES = 65_536;
+/** Read in one turn at most. */
+const READ_TURN_BYTES = 262_144;
 
 interface PendingWrite {
   readonly bytes: Buffer;
@@ -37,7 +48,13 @@ export class ConnectionStream extends Duplex implements MeshStream {
   bytesRead = 0;
   bytesWritten = 0;
   readonly #carrier: StreamCarrier;
-  #wantsRead = false;
+  /** Up to here this side may send, and the other one. */
+  #sendLimitBytes = FIRST_CREDIT_BYTES;
+  #grantedBytes = FIRST_CREDIT_BYTES;
+  #windowBytes = FIRST_CREDIT_BYTES;
+  /** When the peer is asked for credit again; Infinity while there is some. */
+  askAtMs: number = Infinity;
+  askAfterMs = 0;
   #pending: PendingWrite | undefined;
   #finish: ((error?: Error | null) => void) | undefined;
   #isConcluded = false;
@@ -77,24 +94,41 @@ export class ConnectionStream extends Duplex implements MeshStream {
   /** Bits of StreamEvent that matter now. */
   get wanted(): number {
     let bits = 0;
-    if (!this.#isReadEnded) bits |= this.#wantsRead ? Bit.READABLE | Bit.READ_ERROR : Bit.READ_ERROR;
-    if (!this.#isConcluded) bits |= this.#pending === undefined ? Bit.WRITE_ERROR : Bit.WRITABLE | Bit.WRITE_ERROR;
+    if (!this.#isReadEnded) bits |= Bit.READABLE | Bit.READ_ERROR;
+    if (!this.#isConcluded) bits |= this.hasWrites ? Bit.WRITABLE | Bit.WRITE_ERROR : Bit.WRITE_ERROR;
     return bits;
   }
 
+  /** Something could be written now. */
   get hasWrites(): boolean {
-    return this.#pending !== undefined || this.#finish !== undefined;
+    return this.#pending === undefined ? this.#finish !== undefined : this.bytesWritten < this.#sendLimitBytes;
+  }
+
+  /** Something waits for the peer's credit. */
+  get isBlocked(): boolean {
+    return this.#pending !== undefined && this.bytesWritten >= this.#sendLimitBytes;
+  }
+
+  /** The peer takes bytes of the stream up to here. */
+  raiseLimit(limitBytes: number): void {
+    if (limitBytes <= this.#sendLimitBytes) return;
+    this.#sendLimitBytes = limitBytes;
+    this.#carrier.wake();
+  }
+
+  /** The peer may have missed it. */
+  repeatCredit(): void {
+    this.#carrier.sendCredit(this, this.#grantedBytes);
   }
 
   /** @returns bytes that went to the application */
   pumpRead(): number {
     let bytes = 0;
-    while (this.#wantsRead && !this.destroyed) {
+    while (bytes < READ_TURN_BYTES && !this.#isReadEnded && !this.destroyed) {
       const got = this.native.read(QUIC_CHUNK_BYTES);
       if (got === ReadEnd.NOTHING) break;
       if (got === ReadEnd.FINISHED) {
         this.#isReadEnded = true;
-        this.#wantsRead = false;
         this.push(null);
         break;
       }
@@ -105,8 +139,17 @@ export class ConnectionStream extends Duplex implements MeshStream {
       const chunk = got;
       bytes += chunk.length;
       this.bytesRead += chunk.length;
-      if (!this.push(chunk)) this.#wantsRead = false;
+      if (this.bytesRead > this.#grantedBytes) {
+        this.abort(new StreamError("STREAM_RESET", "the peer has sent more than it may"), StreamCode.TOO_MUCH);
+        break;
+      }
+      try {
+        this.push(chunk);
+      } catch (error) {
+        this.#listenerFailed(error);
+      }
     }
+    this.#noteConsumed();
     return bytes;
   }
 
@@ -115,7 +158,8 @@ export class ConnectionStream extends Duplex implements MeshStream {
     const pending = this.#pending;
     let taken = 0;
     if (pending !== undefined) {
-      const length = Math.min(room, pending.bytes.length - pending.offset);
+      const credit = this.#sendLimitBytes - this.bytesWritten;
+      const length = Math.min(room, credit, pending.bytes.length - pending.offset);
       taken = length === 0 ? 0 : this.native.write(pending.bytes, pending.offset, length, false);
       if (taken < 0) {
         this.#fail();
@@ -166,9 +210,35 @@ export class ConnectionStream extends Duplex implements MeshStream {
   // ── Node's side ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
   override _read(): void {
-    if (this.#wantsRead || this.#isReadEnded) return;
-    this.#wantsRead = true;
-    this.#carrier.wake();
+    // what comes is pushed as it comes
+  }
+
+  override read(size?: number): unknown {
+    let got: unknown = null;
+    try {
+      got = super.read(size);
+    } catch (error) {
+      this.#listenerFailed(error);
+    }
+    this.#noteConsumed();
+    return got;
+  }
+
+  /** A listener of "data" has thrown: that is its stream's end and nobody else's. */
+  #listenerFailed(error: unknown): void {
+    this.destroy(error instanceof Error ? error : new Error(String(error)));
+  }
+
+  #noteConsumed(): void {
+    if (this.#isReadEnded || this.destroyed) return;
+    const consumed = this.bytesRead - this.readableLength;
+    if (consumed + this.#windowBytes - this.#grantedBytes < this.#windowBytes / 2) return;
+    this.#windowBytes = Math.max(
+      this.#windowBytes,
+      Math.min(this.#windowBytes * 2, this.#carrier.largestWindowBytes()),
+    );
+    this.#grantedBytes = consumed + this.#windowBytes;
+    this.#carrier.sendCredit(this, this.#grantedBytes);
   }
 
   override _write(chunk: Buffer, _encoding: BufferEncoding, done: (error?: Error | null) => void): void {

@@ -68,6 +68,7 @@ class Endpoint implements StreamEndpoint {
       maxWaitingPerPeer: options.maxWaitingPerPeer ?? 256,
       maxPeers: options.maxPeers ?? 4096,
       streamBufferBytes: options.streamBufferBytes ?? 65_536,
+      readBufferBytes: options.readBufferBytes ?? 16_777_216,
       datagramBufferBytes: options.datagramBufferBytes ?? 65_536,
       openTimeoutMs: options.openTimeoutMs ?? 30_000,
       handshakeTimeoutMs: options.handshakeTimeoutMs ?? 5_000,
@@ -138,11 +139,13 @@ class Endpoint implements StreamEndpoint {
     if ((flags & StreamFlag.RESET) !== 0) return this.#onReset(peer, aux);
     if ((flags & StreamFlag.CONNECT) !== 0) return this.#onConnect(peer);
     const known = this.#byTag(peer, aux);
+    const signal = flags & (StreamFlag.CREDIT | StreamFlag.BLOCKED);
     if (known !== undefined) {
-      if (payload.length > 0) known.handleDatagram(payload);
+      if (signal !== 0) known.handleSignal(signal, payload);
+      else if (payload.length > 0) known.handleDatagram(payload);
       return;
     }
-    if (aux === 0 || peer.isClient || !isInitial(payload) || peer.oldTags.includes(aux))
+    if (aux === 0 || signal !== 0 || peer.isClient || !isInitial(payload) || peer.oldTags.includes(aux))
       return this.#sendReset(peer, aux);
     if (!peer.attempts.take(this.#nowMs())) {
       this.counters.connectionsRefused++;
@@ -279,6 +282,7 @@ class Endpoint implements StreamEndpoint {
           nowMs: () => this.#nowMs(),
           schedule: (atMs, action) => this.#deps.clock.schedule(atMs, action),
           send: (datagram) => this.#deps.send(peerId, flags, tag, datagram),
+          signal: (flag, payload) => void this.#deps.send(peerId, flag, tag, payload),
           rttMs: () => this.#deps.rttMs?.(peerId) ?? 0,
           onEstablished: () => this.#onEstablished(peer, connection),
           onStream: (stream) => this.#onStream(stream),
@@ -293,6 +297,7 @@ class Endpoint implements StreamEndpoint {
           maxIncoming: options.maxIncomingPerPeer,
           maxOutgoing: options.maxOutgoingPerPeer,
           streamBufferBytes: options.streamBufferBytes,
+          readBufferBytes: options.readBufferBytes,
           datagramBufferBytes: options.datagramBufferBytes,
           handshakeTimeoutMs: options.handshakeTimeoutMs,
           silenceMs: options.silenceMs,

@@ -26,6 +26,10 @@ export const StreamFlag = {
   CONNECT: 2,
   /** The connection with this tag succeeds one that lives on until its streams have ended. */
   SUCCESSOR: 4,
+  /** How far the peer may send on a stream: stream id u64 ‖ limit in bytes u64. */
+  CREDIT: 8,
+  /** The sender has bytes and no credit for a stream: stream id u64. Answered by CREDIT. */
+  BLOCKED: 16,
 } as const;
 
 /** Application error codes of QUIC, as they go over the wire (RFC 9000 section 20.2). */
@@ -41,6 +45,8 @@ export const StreamCode = {
   WRONG_KEY: 4,
   /** The endpoint is closing. */
   CLOSING: 5,
+  /** More was sent on the stream than its credit. */
+  TOO_MUCH: 6,
   /** Applications' own codes start here. */
   APPLICATION: 256,
 } as const;
@@ -178,8 +184,10 @@ export interface StreamEndpointOptions {
   readonly maxWaitingPerPeer?: number;
   /** Peers with a connection; beyond, a peer's attempt is refused and counted. @default 4096 */
   readonly maxPeers?: number;
-  /** Bytes that each side of a stream holds for its application before it pushes back. @default 65536 */
+  /** Bytes that a stream takes from its application before write() says to wait. @default 65536 */
   readonly streamBufferBytes?: number;
+  /** Bytes that all streams of a peer together hold for slow readers, beyond 64 KiB each; one holds 1 MiB at most. @default 16777216 */
+  readonly readBufferBytes?: number;
   /** Bytes of datagrams that wait between QUIC and the plane, per connection and direction. @default 65536 */
   readonly datagramBufferBytes?: number;
   /** @default 30000 */

@@ -6,12 +6,15 @@ import assert from "node:assert/strict";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { before, test } from "node:test";
+import { fileURLToPath } from "node:url";
 import type { NetcheckView } from "../../src/api/netcheck-view.ts";
 import { Lab, type Host, type Port } from "../../lab/namespaces.ts";
 import { formNetwork, WeftNode } from "../../lab/network.ts";
 import { sleep, until } from "../../lab/process.ts";
 import { ensureTools, findTool } from "../../lab/tools.ts";
 import { skip } from "./support.ts";
+
+const WEFT_NODE = fileURLToPath(new URL("../../bin/weft-node", import.meta.url));
 
 let missing: string | undefined;
 before(async () => {
@@ -228,6 +231,50 @@ test(
   },
 );
 
+/** Datagrams to the multicast group, as fast as they go, for three seconds. */
+const FLOOD = `
+const socket = require("node:dgram").createSocket("udp4");
+socket.bind(0, () => {
+  socket.setMulticastInterface(process.argv[1]);
+  const endMs = performance.now() + 3000;
+  const send = () => {
+    if (performance.now() > endMs) { console.log("flooded"); socket.close(); return; }
+    for (let i = 0; i < 100; i++) socket.send(Buffer.alloc(200, i), 5353, "224.0.0.251");
+    setImmediate(send);
+  };
+  send();
+});`;
+
+test(
+  "a flood on the LAN closes that source for a while and disturbs nothing else",
+  { skip, timeout: 120_000 },
+  async () => {
+    const lab = await Lab.create();
+    try {
+      const [a, b] = [await lab.host("a"), await lab.host("b")];
+      await lab.link(a, b, { families: [4] });
+      const network = await formNetwork(lab, [a, b], { config: () => "[discovery]\nport_mapping = false\n" });
+      await network.allPairs();
+      const [one] = network.nodes;
+      const flood = b.spawn(WEFT_NODE, ["-e", FLOOD, b.address4]);
+      const pings = await one.json<{ lost: number }>(["ping", "b", "--count", "10", "--interval", "200ms"]);
+      await flood.waitFor(/flooded/, 10_000);
+      assert.equal(pings.lost, 0);
+      const events = await one.metrics();
+      const count = (event: string): number =>
+        events.get(`weft_discovery_events_total{source="lan",event="${event}"}`) ?? Number.NaN;
+      assert.ok(count("floods") >= 1, [...events.keys()].filter((key) => key.includes("discovery")).join("\n"));
+      assert.ok(count("packets") <= 10_000, `${count("packets")} packets were looked at`);
+      const view = await netcheck(one, "the LAN again", ({ sources }) =>
+        sources.some((source) => source.name === "lan" && source.text.includes("1 member heard")),
+      );
+      assert.equal(view.sources.find((source) => source.name === "lan")?.state, "working");
+    } finally {
+      await lab.close();
+    }
+  },
+);
+
 for (const [what, lan, family] of [
   ["two hosts in one LAN find each other by multicast at addresses that nobody told them", true, 4],
   ["the same on a LAN of IPv6 alone", true, 6],
@@ -259,6 +306,9 @@ for (const [what, lan, family] of [
         const view = await network.node("b").json<NetcheckView>(["netcheck", "--timeout", "5s"]);
         const source = view.sources.find((one) => one.name === "lan");
         assert.match(source?.text ?? "", /announcing on eth0; 1 member heard/);
+        const text = await network.node("b").weft(["netcheck", "--timeout", "2s"]);
+        assert.match(text.stdout, /^IPv4 .*\nIPv6 .*\nUDP /);
+        assert.match(text.stdout, /\nlan +working +announcing on eth0/);
       } else {
         await sleep(6_000);
         const { peers } = await network.node("a").status();

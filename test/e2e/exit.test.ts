@@ -54,8 +54,10 @@ class LeakWatch {
   static async start(router: Host, device: string, client: Host): Promise<LeakWatch> {
     const neighbours = "icmp6 and (ip6[40] >= 133 and ip6[40] <= 137 or ip6[40] == 143 or ip6[40] == 131)";
     // MLD comes behind a hop-by-hop header
+    // the daemon's own search for neighbours and port mappings, which carries the mark as well
+    const search = "udp and (port 5353 or port 1900 or port 5351)";
     const inwards = `dst host ${client.address4} or dst host ${client.address6}`;
-    const filter = `not (${inwards}) and not arp and not (udp port ${PORT}) and not (${neighbours}) and not (ip6 and ip6[6] == 0)`;
+    const filter = `not (${inwards}) and not arp and not (udp port ${PORT}) and not (${search}) and not (${neighbours}) and not (ip6 and ip6[6] == 0)`;
     const tcpdump = router.spawn("tcpdump", ["-i", device, "-n", "-l", "--immediate-mode", filter], { name: "leaks" });
     await tcpdump.waitFor(/listening on/, 10_000);
     return new LeakWatch(tcpdump);

@@ -40,13 +40,14 @@ export class Carrier {
       counters.lookupsEnded++;
       return;
     }
-    if (this.#isFull(neighbour.nodeId) || !this.#mayPass(now, neighbour, target)) {
-      counters.lookupsLimited++;
-      return;
-    }
     const next = this.#nextHops(target, ttl, path);
     if (next.length === 0) {
       counters.lookupsEnded++;
+      return;
+    }
+    // what leads nowhere costs nothing: the target may come in a moment, and is to be found then
+    if (this.#isFull(neighbour.nodeId) || !this.#mayPass(now, neighbour, target)) {
+      counters.lookupsLimited++;
       return;
     }
     // only the first member on the way counts as a relay

@@ -45,8 +45,9 @@ export class ForwardTable {
   readonly #seen = new Map<string, number>();
   /** "from/label", two per path. */
   readonly #byLabel = new Map<string, Forward>();
-  /** Paths per neighbour that asked, in hex. */
+  /** Paths per neighbour that asked, and per neighbour at either end, both in hex. */
   readonly #counts = new Map<string, number>();
+  readonly #ends = new Map<string, number>();
 
   /** Paths. */
   get size(): number {
@@ -96,18 +97,26 @@ export class ForwardTable {
     const { previous, next } = forward;
     const hex = toHex(previous.nodeId);
     this.#byLabel.set(`${hex}/${previous.in}`, forward);
-    this.#byLabel.set(`${toHex(next.nodeId)}/${next.in}`, forward);
-    this.#counts.set(hex, (this.#counts.get(hex) ?? 0) + 1);
+    const nextHex = toHex(next.nodeId);
+    this.#byLabel.set(`${nextHex}/${next.in}`, forward);
+    tally(this.#counts, hex, 1);
+    tally(this.#ends, hex, 1);
+    tally(this.#ends, nextHex, 1);
   }
 
   remove(forward: Forward): void {
     const { previous, next } = forward;
     const hex = toHex(previous.nodeId);
     if (!this.#byLabel.delete(`${hex}/${previous.in}`)) return;
-    this.#byLabel.delete(`${toHex(next.nodeId)}/${next.in}`);
-    const count = (this.#counts.get(hex) ?? 1) - 1;
-    if (count === 0) this.#counts.delete(hex);
-    else this.#counts.set(hex, count);
+    const nextHex = toHex(next.nodeId);
+    this.#byLabel.delete(`${nextHex}/${next.in}`);
+    tally(this.#counts, hex, -1);
+    tally(this.#ends, hex, -1);
+    tally(this.#ends, nextHex, -1);
+  }
+
+  touches(nodeId: Uint8Array): boolean {
+    return this.#ends.has(toHex(nodeId));
   }
 
   touching(nodeId: Uint8Array): Forward[] {
@@ -116,4 +125,11 @@ export class ForwardTable {
     for (const [key, forward] of this.#byLabel) if (key.startsWith(prefix)) found.add(forward);
     return [...found];
   }
+}
+
+/** Counts up or down; nothing is kept for zero. */
+export function tally(counts: Map<string, number>, key: string, change: 1 | -1): void {
+  const count = (counts.get(key) ?? 0) + change;
+  if (count === 0) counts.delete(key);
+  else counts.set(key, count);
 }

@@ -82,7 +82,7 @@ export class Routing {
 
   /** A way of this node begins with that neighbour, or a path of others leads over it. */
   isHop(nodeId: Uint8Array): boolean {
-    return this.#core.vias.through(nodeId).length > 0 || this.#core.forwards.touching(nodeId).length > 0;
+    return this.#core.vias.isHop(nodeId) || this.#core.forwards.touches(nodeId);
   }
 
   // ── what the owner asks for ──────────────────────────────────────────────────────────────────────────────────────────

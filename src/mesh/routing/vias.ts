@@ -6,6 +6,7 @@
  */
 import { equal, toHex } from "../../base/bytes.ts";
 import { VirtualType, virtualEndpoint } from "../../base/endpoint.ts";
+import { tally } from "./forwards.ts";
 import { PathKind } from "./types.ts";
 
 /** Ways per target and asker, and candidates given per target. */
@@ -37,6 +38,8 @@ export class ViaTable {
   /** "hop/label" in hex → via. */
   readonly #byLabel = new Map<string, Via>();
   readonly #byTarget = new Map<string, Via[]>();
+  /** Ways per hop, in hex. */
+  readonly #hops = new Map<string, number>();
   #lastId = 0;
 
   get size(): number {
@@ -62,6 +65,10 @@ export class ViaTable {
     return this.#byTarget.get(toHex(target)) ?? [];
   }
 
+  isHop(nodeId: Uint8Array): boolean {
+    return this.#hops.has(toHex(nodeId));
+  }
+
   through(hop: Uint8Array): Via[] {
     return [...this.#byId.values()].filter((via) => equal(via.hop, hop));
   }
@@ -81,7 +88,9 @@ export class ViaTable {
   add(via: Via): void {
     const hex = toHex(via.target);
     this.#byId.set(via.id, via);
-    this.#byLabel.set(`${toHex(via.hop)}/${via.in}`, via);
+    const hopHex = toHex(via.hop);
+    this.#byLabel.set(`${hopHex}/${via.in}`, via);
+    tally(this.#hops, hopHex, 1);
     const list = this.#byTarget.get(hex);
     if (list === undefined) this.#byTarget.set(hex, [via]);
     else list.push(via);
@@ -89,7 +98,9 @@ export class ViaTable {
 
   remove(via: Via): void {
     if (!this.#byId.delete(via.id)) return;
-    this.#byLabel.delete(`${toHex(via.hop)}/${via.in}`);
+    const hopHex = toHex(via.hop);
+    this.#byLabel.delete(`${hopHex}/${via.in}`);
+    tally(this.#hops, hopHex, -1);
     const hex = toHex(via.target);
     const rest = this.of(via.target).filter((other) => other.id !== via.id);
     if (rest.length === 0) this.#byTarget.delete(hex);

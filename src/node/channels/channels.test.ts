@@ -57,11 +57,11 @@ class Side {
     return `ws://127.0.0.1:${this.channels.port}/weft`;
   }
 
-  /** Wants a channel to that URL, and lets the two seconds pass. */
+  /** Wants a channel to that URL, and lets the second of patience pass. */
   async want(url: string, key = "peer"): Promise<void> {
     this.peers = [{ key, urls: [url], isBeacon: true, wanted: true, direct: false, overdue: false }];
     this.channels.review();
-    await this.clock.advance(2_000);
+    await this.clock.advance(1_000);
   }
 
   open(): number[] {

@@ -1,7 +1,7 @@
 /**
  * To whom a channel shall exist, and when: a pure machine, driven by channels.ts. Source: docs/protocol.md, "Channels".
  *
- * - A channel is opened when a peer with a URL is wanted and has not answered over UDP for 2 s, or at once when a path that worked does not
+ * - A channel is opened when a peer with a URL is wanted and has not answered over UDP for 1 s, or at once when a path that worked does not
  *   deliver any more (that took seconds to find out); it stays, warm, while that is so.
  * - It is closed once UDP has worked for 10 s, twice as long for each time within 10 minutes that it was needed again, at most 5 min.
  * - A failed attempt is followed by one with the next URL after 1 s, doubling to 60 s, ± 20 %. A channel that lived for 30 s clears that.
@@ -10,7 +10,7 @@
 import type { Random } from "../../base/random.ts";
 
 export interface ChannelPolicyOptions {
-  /** Without an answer over UDP for this long, milliseconds. @default 2000 */
+  /** Without an answer over UDP for this long, milliseconds. @default 1000 */
   readonly patienceMs?: number;
   /** UDP has to work this long before a channel is closed, milliseconds. @default 10000 */
   readonly settleMs?: number;
@@ -71,7 +71,7 @@ export class ChannelPolicy {
 
   constructor(random: Random, options: ChannelPolicyOptions = {}) {
     this.#random = random;
-    this.#patienceMs = options.patienceMs ?? 2_000;
+    this.#patienceMs = options.patienceMs ?? 1_000;
     this.#settleMs = options.settleMs ?? 10_000;
     this.#maxChannels = options.maxChannels ?? 4;
   }

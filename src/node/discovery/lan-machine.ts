@@ -26,6 +26,8 @@ const MAX_PEERS = 256;
 const PACKETS_PER_S = 50;
 const MAX_OPENS_PER_S = 20;
 const BURST_S = 2;
+/** A link that brings more is a flood: whoever owns its socket closes it for a while, so that not even looking costs anything. */
+const FLOOD_PER_S = 2_000;
 const ANSWER_GAP_MS = 1_000;
 const ANSWER_DELAY_MS = 100;
 const SECOND_ANNOUNCEMENT_MS = 1_000;
@@ -55,9 +57,21 @@ class Link {
   packets: number = PACKETS_PER_S * BURST_S;
   opens: number = MAX_OPENS_PER_S * BURST_S;
   atMs: number;
+  secondMs: number;
+  inSecond = 0;
 
   constructor(nowMs: number) {
     this.atMs = nowMs;
+    this.secondMs = nowMs;
+  }
+
+  /** @returns whether this packet is one of a flood */
+  countPacket(nowMs: number): boolean {
+    if (nowMs - this.secondMs >= 1_000) {
+      this.secondMs = nowMs;
+      this.inSecond = 0;
+    }
+    return ++this.inSecond > FLOOD_PER_S;
   }
 
   refill(nowMs: number): void {
@@ -69,7 +83,17 @@ class Link {
 }
 
 export class LanMachine {
-  readonly counters = { packets: 0, limited: 0, malformed: 0, strangers: 0, answers: 0, queries: 0, evicted: 0 };
+  readonly counters = {
+    packets: 0,
+    outsiders: 0,
+    floods: 0,
+    limited: 0,
+    malformed: 0,
+    strangers: 0,
+    answers: 0,
+    queries: 0,
+    evicted: 0,
+  };
   readonly #deps: LanDeps;
   readonly #links = new Map<string, Link>();
   readonly #heard = new Map<string, Heard>();
@@ -114,33 +138,36 @@ export class LanMachine {
     this.#announceAtMs = Infinity;
   }
 
-  /** @param link where it came in @param bytes any */
-  handlePacket(nowMs: number, link: string, bytes: Uint8Array): void {
-    let state = this.#links.get(link);
-    if (state === undefined) {
-      if (this.#links.size >= MAX_LINKS) this.#links.delete(this.#links.keys().next().value as string);
-      this.#links.set(link, (state = new Link(nowMs)));
-    }
+  /** @param link where it came in @param bytes any @returns false when the link is flooded and its socket should be closed for a while */
+  handlePacket(nowMs: number, link: string, bytes: Uint8Array): boolean {
+    const state = this.#count(nowMs, link);
+    if (state === undefined) return false;
     state.refill(nowMs);
-    this.counters.packets++;
     if (state.packets < 1) {
       this.counters.limited++;
-      return;
+      return true;
     }
     state.packets--;
     if (bytes.length > MAX_PACKET_BYTES) {
       this.counters.malformed++;
-      return;
+      return true;
     }
     let packet: Packet;
     try {
       packet = decode(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength));
     } catch {
       this.counters.malformed++;
-      return;
+      return true;
     }
     if (packet.type === "query") this.#takeQuery(nowMs, packet);
     else this.#takeResponse(nowMs, packet, state);
+    return true;
+  }
+
+  /** A packet that came from nowhere near: not looked at, but it counts. @returns as handlePacket() */
+  refuse(nowMs: number, link: string): boolean {
+    this.counters.outsiders++;
+    return this.#count(nowMs, link) !== undefined;
   }
 
   handleTimeout(nowMs: number): void {
@@ -185,6 +212,20 @@ export class LanMachine {
 
   peers(): LanPeer[] {
     return [...this.#heard].map(([label, { announcement }]) => ({ label, ...announcement }));
+  }
+
+  /** @returns undefined when the link is flooded */
+  #count(nowMs: number, link: string): Link | undefined {
+    let state = this.#links.get(link);
+    if (state === undefined) {
+      if (this.#links.size >= MAX_LINKS) this.#links.delete(this.#links.keys().next().value as string);
+      this.#links.set(link, (state = new Link(nowMs)));
+    }
+    this.counters.packets++;
+    if (!state.countPacket(nowMs)) return state;
+    this.counters.floods++;
+    this.#links.delete(link);
+    return undefined;
   }
 
   #takeQuery(nowMs: number, packet: Packet): void {

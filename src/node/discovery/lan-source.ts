@@ -54,7 +54,7 @@ export class LanSource implements Source {
   readonly name = "lan";
   readonly #deps: LanSourceDeps;
   readonly #mark: number;
-  readonly #counts = { socketErrors: 0, outsiders: 0 };
+  readonly #counts = { socketErrors: 0 };
   #machine: LanMachine | undefined;
   #networkId: Uint8Array | undefined;
   #links: Link[] = [];
@@ -133,10 +133,12 @@ export class LanSource implements Source {
     const failures: string[] = [];
     let isMoved = gone.length > 0;
     for (const one of wanted) {
-      if (signal.aborted || this.#links.some((link) => link.key === keyOf(one))) continue;
+      const known = this.#links.find((link) => link.key === keyOf(one));
+      if (known !== undefined) rejoin(known, one);
+      if (signal.aborted || known !== undefined) continue;
       try {
         const link = await this.#open(one);
-        if (this.#closed) link.socket.close();
+        if (this.#closed || this.#links.some((other) => other.key === link.key)) link.socket.close();
         else this.#links.push(link);
         isMoved = true;
       } catch (error) {
@@ -155,7 +157,7 @@ export class LanSource implements Source {
     // bound to the group's address, a socket takes nothing that is meant for another program on this port
     const socket = await openMarkedUdp({ address: six ? "::" : group, port: PORT, shared: true, mark: this.#mark });
     try {
-      const where = six ? `::%${one.name}` : one.address4;
+      const where = whereOf(one);
       socket.addMembership(group, where);
       socket.setMulticastInterface(where);
       socket.setMulticastTTL(255);
@@ -165,20 +167,25 @@ export class LanSource implements Source {
       throw error;
     }
     const key = keyOf(one);
-    socket.on("error", () => {
-      this.#counts.socketErrors++;
+    const end = (): void => {
+      if (!this.#links.some((link) => link.socket === socket)) return;
       this.#links = this.#links.filter((link) => link.socket !== socket);
       socket.close();
+    };
+    socket.on("error", () => {
+      this.#counts.socketErrors++;
+      end();
     });
     socket.on("message", (message, remote) => {
       const from = parseAddress(remote.address.split("%")[0]);
       const isNear = from !== undefined && (scopeOf(from) === "link-local" || isOnLink(from, one.addresses));
-      if (!isNear || remote.port !== PORT) {
-        this.#counts.outsiders++;
-        return;
-      }
-      this.#machine?.handlePacket(this.#deps.clock.now().nowMs, key, message);
-      this.#turn();
+      const nowMs = this.#deps.clock.now().nowMs;
+      const machine = this.#machine;
+      const goesOn =
+        isNear && remote.port === PORT ? machine?.handlePacket(nowMs, key, message) : machine?.refuse(nowMs, key);
+      // a flooded link is opened again by the next look
+      if (goesOn === false) end();
+      else this.#turn();
     });
     return { key, socket, group };
   }
@@ -229,6 +236,20 @@ export class LanSource implements Source {
 }
 
 const V4_PREFIX: Uint8Array = endpointToBytes({ address: "0.0.0.0", port: 1 }).subarray(0, 12);
+
+/** An interface that was taken away and came back under its name has forgotten its memberships; one that has not refuses politely. */
+function rejoin(link: Link, one: LanInterface): void {
+  try {
+    link.socket.addMembership(link.group, whereOf(one));
+    link.socket.setMulticastInterface(whereOf(one));
+  } catch {
+    // It is a member already.
+  }
+}
+
+function whereOf(one: LanInterface): string {
+  return one.address4 ?? `::%${one.name}`;
+}
 
 function keyOf(one: LanInterface): string {
   return `${one.name} ${one.address4 ?? "6"}`;
