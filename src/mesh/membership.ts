@@ -10,6 +10,7 @@ import type { Random } from "../base/random.ts";
 import { type Ipv4Prefix, parseIpv4Prefix, pickIpv4Prefix } from "./addresses.ts";
 import { type CborMap, encodeCbor } from "./cbor.ts";
 import type { JoinRequest } from "./control.ts";
+import { isAncestor } from "./dag.ts";
 import { areTags, badName, Governance, TAG_RULE } from "./governance.ts";
 import { inviteIdOf } from "./invite.ts";
 import { type Approval, findInvite, judgeJoin, type JoinVerdict, REMEMBER_ENDED_MS } from "./join-desk.ts";
@@ -276,7 +277,8 @@ export class Membership {
       fingerprint: roster.fingerprint(0, Number.MAX_SAFE_INTEGER).fingerprint,
       finalAtMs: last === undefined ? undefined : wallFromHlc(last.statement.hlc),
       unsettled: aboveFinals,
-      proposals: proposals.filter((proposal) => !proposal.isFinal).length,
+      proposals: proposals.filter(({ entry, isFinal }) => !isFinal && !finals.some((final) => isAncestor(entry, final)))
+        .length,
       voids: voids.size,
     };
   }

@@ -13,7 +13,7 @@
 import { toHex } from "../base/bytes.ts";
 import { append, compareSeniority, type Entry, isAncestor, type Seniority } from "./dag.ts";
 import type { Finality } from "./finality.ts";
-import { needsAdmin } from "./statement.ts";
+import { compareStatements, needsAdmin } from "./statement.ts";
 
 /** By node id in hex of whom it is about, in the order they were applied. */
 export interface Removals {
@@ -21,6 +21,8 @@ export interface Removals {
   readonly roles: ReadonlyMap<string, readonly Entry[]>;
 }
 
+/** Admins that made each other, one after the other, before the walk along them goes from the beginning instead of from the end. */
+const MAX_RECURSION = 100;
 const ISSUER_REMOVED = "its issuer was removed";
 const INVITE_REVOKED = "its invite was revoked";
 const GRANT_VOID = "its issuer was admitted or made an admin by a void statement";
@@ -42,9 +44,9 @@ export function resolveRemovals(
   const inviteOf = ({ statement: { body } }: Entry): Entry | undefined =>
     body.kind === "admit" && body.invite !== undefined ? invites.get(toHex(body.invite)) : undefined;
   const grants = grantsByNode(entries);
+  const { dependants, underInvite } = dependencies(entries, inviteOf);
   // what was found since the last removal was applied
   const found = new Map<Entry, string | undefined>();
-  const untouched = new Map<string, boolean>();
   const rests = (entry: Entry, on: readonly Entry[], removed: readonly Entry[]): boolean => {
     const rank = finality.rank(entry);
     const open = removed.filter((removal) => finality.rank(removal) <= rank && !isAncestor(entry, removal));
@@ -53,24 +55,15 @@ export function resolveRemovals(
         isAncestor(grant, entry) && open.every((removal) => isAncestor(removal, grant)) && whyVoid(grant) === undefined,
     );
   };
-  /** Nothing was taken from it, nor from anybody through whom it has what it has: then it has the standing with which it entered. */
-  const isUntouched = (node: string): boolean => {
-    const known = untouched.get(node);
-    if (known !== undefined) return known;
-    const reached = new Set([node]);
-    let hasEnded = false;
-    for (const one of reached) {
-      for (const grant of [...(admissions.get(one) ?? []), ...(grants.get(one) ?? [])]) {
-        reached.add(grant.statement.issuerHex);
-        const invite = inviteOf(grant);
-        if (invite === undefined) continue;
-        reached.add(invite.statement.issuerHex);
-        hasEnded ||= ends.has(invite.statement.hashHex);
-      }
+  /** Nodes from which something was taken, or from somebody through whom they have what they have; others have the standing they entered with. */
+  const touched = new Set<string>();
+  const touch = (node: string): void => {
+    const open = [node];
+    for (let one = open.pop(); one !== undefined; one = open.pop()) {
+      if (touched.has(one)) continue;
+      touched.add(one);
+      open.push(...(dependants.get(one) ?? []));
     }
-    const is = !hasEnded && reached.values().every((one) => !memberships.has(one) && !roles.has(one));
-    untouched.set(node, is);
-    return is;
   };
   const isEnded = (invite: Entry, admission: Entry): boolean => {
     const { hashHex, issuerHex } = invite.statement;
@@ -95,7 +88,7 @@ export function resolveRemovals(
     const { issuerHex } = entry.statement;
     const invite = inviteOf(entry);
     if (invite !== undefined && isEnded(invite, entry)) return INVITE_REVOKED;
-    if (isUntouched(issuerHex)) return undefined;
+    if (!touched.has(issuerHex)) return undefined;
     const ended = memberships.get(issuerHex) ?? [];
     if (!rests(entry, admissions.get(issuerHex) ?? [], ended)) return ended.length > 0 ? ISSUER_REMOVED : GRANT_VOID;
     if (!needsAdmin(entry.statement)) return undefined;
@@ -103,6 +96,12 @@ export function resolveRemovals(
     if (rests(entry, grants.get(issuerHex) ?? [], [...ended, ...lost])) return undefined;
     return ended.length + lost.length > 0 ? ISSUER_REMOVED : GRANT_VOID;
   };
+  // a long chain of admins that made each other would recurse as deep: then from its beginning on, so that each finds the one before known
+  const chain = longestChain(entries) > MAX_RECURSION ? [...grants.values()].flat().toSorted(byClock) : [];
+  const prepare = (): void => {
+    for (const grant of chain) whyVoid(grant);
+  };
+  prepare();
   // the entries are in (hlc, hash) order and the sort is stable, so removals of one issuer stay in that order
   const ordered = entries
     .filter(isRemoval)
@@ -118,17 +117,65 @@ export function resolveRemovals(
       continue;
     }
     const { body } = removal.statement;
-    if (body.kind === "revoke" && body.node !== undefined) append(memberships, toHex(body.node), removal);
-    if (body.kind === "revoke" && body.invite !== undefined) append(ends, toHex(body.invite), removal);
-    if (body.kind === "unadmin") append(roles, toHex(body.node), removal);
+    if (body.kind === "revoke" && body.node !== undefined) {
+      append(memberships, toHex(body.node), removal);
+      touch(toHex(body.node));
+    } else if (body.kind === "revoke" && body.invite !== undefined) {
+      append(ends, toHex(body.invite), removal);
+      for (const node of underInvite.get(toHex(body.invite)) ?? []) touch(node);
+    } else if (body.kind === "unadmin") {
+      append(roles, toHex(body.node), removal);
+      touch(toHex(body.node));
+    }
     found.clear();
-    untouched.clear();
+    prepare();
   }
   for (const entry of entries) {
     const why = isRemoval(entry) ? undefined : whyVoid(entry);
     if (why !== undefined) voids.set(entry.statement.hashHex, why);
   }
   return { memberships, roles };
+}
+
+/** Who has something through whom, and who was admitted under which invite; by node id and hash in hex. */
+function dependencies(
+  entries: readonly Entry[],
+  inviteOf: (entry: Entry) => Entry | undefined,
+): {
+  readonly dependants: ReadonlyMap<string, readonly string[]>;
+  readonly underInvite: ReadonlyMap<string, readonly string[]>;
+} {
+  const dependants = new Map<string, string[]>();
+  const underInvite = new Map<string, string[]>();
+  for (const entry of entries) {
+    const { body, issuerHex } = entry.statement;
+    if (body.kind !== "admit" && body.kind !== "admin") continue;
+    const node = toHex(body.node);
+    append(dependants, issuerHex, node);
+    const invite = inviteOf(entry);
+    if (invite === undefined) continue;
+    append(dependants, invite.statement.issuerHex, node);
+    append(underInvite, invite.statement.hashHex, node);
+  }
+  return { dependants, underInvite };
+}
+
+/** How many admins stand behind each other at most, from the founder on. */
+function longestChain(entries: readonly Entry[]): number {
+  const depths = new Map<string, number>([[entries[0].statement.issuerHex, 0]]);
+  let longest = 0;
+  for (const { statement } of entries) {
+    const { body, issuerHex } = statement;
+    if (body.kind !== "admin" && (body.kind !== "admit" || !body.roles.includes("admin"))) continue;
+    const depth = Math.max(depths.get(toHex(body.node)) ?? 0, (depths.get(issuerHex) ?? 0) + 1);
+    depths.set(toHex(body.node), depth);
+    longest = Math.max(longest, depth);
+  }
+  return longest;
+}
+
+function byClock(a: Entry, b: Entry): number {
+  return compareStatements(a.statement, b.statement);
 }
 
 /** Statements that made a node an admin, by its id in hex, in (hlc, hash) order. */

@@ -2,11 +2,11 @@ import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { test } from "node:test";
 import fc from "fast-check";
-import { compare, equal, utf8 } from "../base/bytes.ts";
+import { compare, equal, toHex, utf8 } from "../base/bytes.ts";
 import { SeededRandom } from "../base/random.ts";
 import { Identity } from "../crypto/identity.ts";
 import { admit, fakeKeys, fakeSigner, foundWith, PREFIX, snapshot, WALL_MS } from "./histories.ts";
-import { type MeshKeys, SignKind, systemKeys } from "./keys.ts";
+import { type MeshKeys, type Signer, SignKind, systemKeys } from "./keys.ts";
 import { Roster } from "./roster.ts";
 import {
   admitBody,
@@ -356,6 +356,34 @@ test("a thousand members resolve, each with its own name and addresses", () => {
   assert.equal(members.length, 1001);
   assert.equal(new Set(members.map((member) => member.name)).size, 1001);
   assert.equal(new Set(members.map((member) => member.ipv4)).size, 1001);
+});
+
+test("hundreds of admins that made each other, and the first of them removed, resolve without running out of stack", () => {
+  const founder = fakeSigner(new Uint8Array(32).fill(1));
+  const body = genesisBody("net", "founder", { base: 0x0a000000, bits: 16 }, new Uint8Array(16));
+  const fields = { networkId: undefined, parents: [], hlc: hlcFromWall(WALL_MS), kind: "genesis", body };
+  const genesis = signStatement(fields, founder);
+  const roster = new Roster({ keys: fakeKeys, networkId: statementHash(genesis) });
+  roster.add(genesis, WALL_MS);
+  const say = (by: Signer, kind: string, said: CborMap, parents?: readonly Uint8Array[]): void => {
+    const at = parents === undefined ? roster.parentsFor([], WALL_MS) : { parents, hlc: roster.maxHlc + 1 };
+    const wire = signStatement({ networkId: roster.networkId, ...at, kind, body: said }, by);
+    assert.equal(reasonOf(roster, wire), "added");
+  };
+  let by = founder;
+  let second: readonly Uint8Array[] = [];
+  const chain: Signer[] = [];
+  for (let i = 0; i < 600; i++) {
+    const next = fakeSigner(new Uint8Array(createHash("sha256").update(`link ${i}`).digest()));
+    next.nodeId[0] = next.nodeId[0] & 0x7f;
+    say(by, "admit", admit(next.nodeId, `n${i}`, 0x0a000002 + i, ["admin"]));
+    if (i === 0) second = roster.parentsFor([], WALL_MS).parents;
+    chain.push((by = next));
+  }
+  say(founder, "revoke", revokeBody({ node: chain[0].nodeId, invite: undefined, reason: "" }), second);
+  assert.deepEqual([...roster.state.admins.keys()], [toHex(founder.nodeId)]);
+  say(founder, "revoke", revokeBody({ node: chain[599].nodeId, invite: undefined, reason: "" }));
+  assert.equal(roster.state.members.length, 1);
 });
 
 test("hostile bytes never throw, and nothing but the canonical form of a statement is taken", () => {

@@ -343,6 +343,14 @@ export class HostRouting implements HostControl {
         remedy: "on an admin: weft routes approve NODE PREFIX",
       });
     }
+    if (this.#settings.exit !== undefined && this.#resolver.mode === "off") {
+      items.push({
+        code: "exit-names",
+        severity: "warning",
+        text: "the machine's resolver was not changed, so names go to its old servers (through the exit where they can be reached so)",
+        remedy: "run the daemon as root, or let the machine's resolver ask this node's own address: weft dns",
+      });
+    }
     if (this.#settings.exit !== undefined && this.#activeExit() === undefined) {
       items.push({
         code: "exit-missing",

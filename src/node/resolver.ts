@@ -6,9 +6,9 @@
  *   resolvconf  openresolv with a resolver of its own (dnsmasq, unbound, pdnsd): a private entry, exclusive while an exit is used
  *   hosts       otherwise: a block in /etc/hosts; while an exit is used /etc/resolv.conf names this node's server
  *
- * Upstream names are left alone unless an exit is used. Source: docs/guide.md, "Names".
+ * A daemon that may not write the files sets nothing up (off). Upstream names are left alone unless an exit is used. Source: docs/guide.md, "Names".
  */
-import { existsSync, readFileSync, realpathSync } from "node:fs";
+import { accessSync, constants, existsSync, readFileSync, realpathSync } from "node:fs";
 import type { Logger } from "../base/log.ts";
 import type { SystemChanges } from "./system-changes.ts";
 
@@ -146,7 +146,7 @@ export class Resolver {
     }
   }
 
-  async #detect(): Promise<"resolved" | "resolvconf" | "hosts"> {
+  async #detect(): Promise<Exclude<ResolverMode, "auto">> {
     const { resolvedSocket, resolvConf: file, resolvconfConf } = this.#files;
     if (existsSync(resolvedSocket) && usesResolved(file)) {
       if (await this.#works("resolvectl", ["status", this.#options.interface])) return "resolved";
@@ -157,7 +157,7 @@ export class Resolver {
     ) {
       if (await this.#works("resolvconf", ["--version"])) return "resolvconf";
     }
-    return "hosts";
+    return mayWrite(this.#files.hosts) ? "hosts" : "off";
   }
 
   async #works(program: string, args: readonly string[]): Promise<boolean> {
@@ -167,6 +167,15 @@ export class Resolver {
     } catch {
       return false;
     }
+  }
+}
+
+function mayWrite(file: string): boolean {
+  try {
+    accessSync(file, constants.W_OK);
+    return true;
+  } catch {
+    return false;
   }
 }
 

@@ -97,6 +97,15 @@ test(
           const tcp = await iperf(c.host, inside, INSIDE4, { seconds: 1 });
           assert.ok(tcp.bitsPerSecond > 20e6, `${tcp.bitsPerSecond} bit/s`);
         });
+        await t.test("who accepts no routes has none, and no rule either", async () => {
+          const off = await c.json<RoutesView>(["routes", "accept", "off"]);
+          assert.ok(!off.accept && off.routes.every(({ active }) => !active));
+          assert.doesNotMatch(await c.host.ip("rule", "show"), /fwmark/);
+          assert.equal((await ping(c.host, INSIDE4, { count: 2, intervalMs: 20, graceMs: 300 })).received, 0);
+          await c.json(["routes", "accept", "on"]);
+          await uses(c, PREFIX4, "r1");
+          assert.equal((await ping(c.host, INSIDE4, { count: 5, intervalMs: 20 })).received, 5);
+        });
         await t.test("a longer prefix wins, whoever has the shorter one", async () => {
           await r2.weft(["routes", "announce", "198.18.77.8/29"]);
           await r1.weft(["routes", "approve", "r2", "198.18.77.8/29"]);

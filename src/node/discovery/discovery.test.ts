@@ -4,6 +4,7 @@ import { endpointFromBytes, endpointToBytes, formatEndpoint, parseEndpoint } fro
 import { nullLogger } from "../../base/log.ts";
 import { SeededRandom } from "../../base/random.ts";
 import { VirtualClock } from "../../../test/support/virtual-clock.ts";
+import { parseConfig } from "../config.ts";
 import type { HostNetwork } from "../underlay.ts";
 import { ClockWatch } from "./clock-watch.ts";
 import { Discovery } from "./discovery.ts";
@@ -103,4 +104,17 @@ test("the clock watch tells jumps and pauses from ordinary time", () => {
   assert.match(watch.tick({ nowMs: 10_000, wallMs: 1_005_100 - 60_000 }) ?? "", /jumped by -65 s/);
   assert.equal(watch.tick({ nowMs: 15_000, wallMs: 950_100 }), undefined);
   assert.match(watch.tick({ nowMs: 615_000, wallMs: 1_550_100 }) ?? "", /stood still for 600 s/);
+});
+
+test("the configuration names servers and protocols, and says what is wrong with others", () => {
+  const parse = (body: string): unknown => parseConfig(`[discovery]\n${body}\n`, "weft.toml").discovery;
+  assert.deepEqual(parse('stun = ["stun.example.org:3478"]\nport_mapping = ["pcp"]\nlan = false'), {
+    stun: ["stun.example.org:3478"],
+    port_mapping: ["pcp"],
+    lan: false,
+  });
+  assert.deepEqual(parse("port_mapping = false"), { port_mapping: false });
+  assert.throws(() => parse('stun = ["stun.example.org"]'), /discovery\.stun\.0.*HOST:PORT/);
+  assert.throws(() => parse('port_mapping = ["igd"]'), /pcp, nat-pmp, upnp/);
+  assert.throws(() => parse("mdns = true"), /unknown key "discovery\.mdns"/);
 });
