@@ -69,7 +69,7 @@ function pingAll(names: readonly string[], perMinute: number): object {
   for (const { name, node } of nodes) {
     const others = names.filter((other) => other !== name);
     const one = async (): Promise<void> => {
-      const target = others[Math.floor(Math.random() * others.length)] as string;
+      const target = others[Math.floor(Math.random() * others.length)];
       pings++;
       try {
         if ((await node.control.ping(target, 5_000)).rttMs === null) lost++;

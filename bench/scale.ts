@@ -100,7 +100,13 @@ export async function runScale(options: ScaleOptions): Promise<void> {
           : [
               {
                 title: `Revocation among ${REVOCATION_SIZE} nodes: until a node knows it`,
-                columns: ["revocations", "median, ms", "p99, ms", "slowest, ms", `promised: p99 ≤ ${REVOCATION_MOST_MS} ms`],
+                columns: [
+                  "revocations",
+                  "median, ms",
+                  "p99, ms",
+                  "slowest, ms",
+                  `promised: p99 ≤ ${REVOCATION_MOST_MS} ms`,
+                ],
                 rows: [
                   [
                     String(options.revocations),
@@ -185,7 +191,15 @@ async function measure(nodes: number, options: ScaleOptions): Promise<Size> {
     let token: unknown = null;
     for (let first = 0; first < nodes; first += options.perProcess) {
       const count = Math.min(options.perProcess, nodes - first);
-      const args = [join(ROOT, "bench/scale-host.ts"), "--folder", folder, "--first", String(first), "--count", String(count)];
+      const args = [
+        join(ROOT, "bench/scale-host.ts"),
+        "--folder",
+        folder,
+        "--first",
+        String(first),
+        "--count",
+        String(count),
+      ];
       if (first === 0) args.push("--found");
       const host = new Daemon(`host${first}`, WEFT_NODE, args);
       hosts.push(host);
@@ -207,8 +221,7 @@ async function measure(nodes: number, options: ScaleOptions): Promise<Size> {
     return {
       nodes,
       joinSeconds,
-      bytesPerSecond:
-        (after.txBytes + after.rxBytes - before.txBytes - before.rxBytes) / options.seconds / nodes,
+      bytesPerSecond: (after.txBytes + after.rxBytes - before.txBytes - before.rxBytes) / options.seconds / nodes,
       cpuShare: (after.cpuSeconds - before.cpuSeconds) / options.seconds / nodes,
       residentBytes: after.residentBytes / nodes,
       pings: after.pings - before.pings,

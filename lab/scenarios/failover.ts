@@ -6,9 +6,10 @@
  * directions, or only where the data goes. Parts: "both", "one-way", "iperf3", "pings".
  */
 import { SeededRandom } from "../../src/base/random.ts";
+import type { PeerView } from "../../src/api/control.ts";
 import { Arrivals, histogram, PingStream, TcpFlow } from "../gaps.ts";
 import { formNetwork, type WeftNetwork } from "../network.ts";
-import { sleep, until } from "../process.ts";
+import { LabError, sleep, until } from "../process.ts";
 import { twoWayHosts, type TwoWayHosts } from "../topologies.ts";
 import { percentile } from "../traffic.ts";
 import { atLeast, atMost, holds, wanted, type Finding, type Scenario, type ScenarioOptions } from "./types.ts";
@@ -18,8 +19,11 @@ const QUICK_ROUNDS = 4;
 /** How long a cut lasts. */
 const CUT_MS = 3_000;
 const MIN_EATEN = 6;
-const SETTLE_MS = 1_500;
+/** A better path counts as taken again when it was in use for so long without a break. */
+const STEADY_MS = 1_000;
+const SETTLE_MS = 500;
 const RETURN_MS = 30_000;
+const RETURN_TRIES = 20;
 const RATE_BPS = 50e6;
 const LIMITS_MS: Readonly<Record<number, number>> = { 2: 500, 100: 1_000 };
 const DIRECTIONS = ["both", "one-way"] as const;
@@ -29,8 +33,6 @@ interface Figures {
   readonly gapsMs: number[];
   /** Pings lost from healing until the better path was in use again, and a second more. */
   lostOnReturn: number;
-  /** How long the way back took. */
-  readonly returnsMs: number[];
   /** Packets that the cuts have eaten: 0 means that nothing was cut. */
   eaten: number;
   /** What became of the TCP connection, when there was one. */
@@ -68,11 +70,21 @@ class Cut {
   }
 }
 
-/** Waits until both sides send over the pair with the shorter round trip. */
+/** Waits until a sends over the pair with the shorter round trip, and has done so for STEADY_MS. */
 async function onBetterPath(network: WeftNetwork, world: TwoWayHosts): Promise<void> {
-  const [a, b] = [network.node("a"), network.node("b")];
-  await a.peer("b", RETURN_MS, ({ path }) => path.endpoint?.startsWith(`${world.addresses[0]}:`) === true);
-  await b.peer("a", RETURN_MS, ({ path }) => path.endpoint !== null);
+  const isBetter = ({ path }: PeerView): boolean => path.endpoint?.startsWith(`${world.addresses[0]}:`) === true;
+  const a = network.node("a");
+  for (let tries = 0; tries < RETURN_TRIES; tries++) {
+    await a.peer("b", RETURN_MS, isBetter);
+    const sinceMs = Date.now();
+    let steady = true;
+    while (steady && Date.now() - sinceMs < STEADY_MS) {
+      await sleep(50);
+      steady = (await a.status()).peers.some((peer) => peer.name === "b" && isBetter(peer));
+    }
+    if (steady) return;
+  }
+  throw new LabError("UNSTEADY", `a took the better path ${RETURN_TRIES} times and left it within ${STEADY_MS} ms`);
 }
 
 async function cutAgainAndAgain(
@@ -85,7 +97,7 @@ async function cutAgainAndAgain(
   say: (line: string) => void,
 ): Promise<Figures> {
   const random = new SeededRandom(7);
-  const figures: Figures = { gapsMs: [], lostOnReturn: 0, returnsMs: [], eaten: 0 };
+  const figures: Figures = { gapsMs: [], lostOnReturn: 0, eaten: 0 };
   const cut = new Cut(world, oneWay);
   for (let tries = 0; figures.gapsMs.length < rounds && tries < rounds * 2; tries++) {
     await onBetterPath(network, world);
@@ -97,8 +109,7 @@ async function cutAgainAndAgain(
     const eaten = await cut.heal();
     const healedMs = Date.now();
     await onBetterPath(network, world);
-    const backMs = Date.now();
-    await sleep(1_000);
+    const backMs = Date.now() - STEADY_MS;
     // Probes go on both paths all the time: so few packets say that the data went another way at that moment.
     if (eaten < MIN_EATEN) {
       say(`    not counted: ${eaten} packets dropped, the path was not in use`);
@@ -106,9 +117,8 @@ async function cutAgainAndAgain(
     }
     figures.eaten += eaten;
     figures.gapsMs.push(gap(cutMs, endMs));
-    figures.returnsMs.push(backMs - healedMs);
     // Packets under way when it healed are not of the way back.
-    figures.lostOnReturn += lost(healedMs + 200, backMs + 900);
+    figures.lostOnReturn += lost(healedMs + 200, backMs + STEADY_MS - 100);
     const gapMs = Math.round(figures.gapsMs.at(-1) ?? Number.NaN);
     say(
       `    cut ${figures.gapsMs.length}: ${eaten} packets dropped, gap ${gapMs} ms, back after ${backMs - healedMs} ms`,

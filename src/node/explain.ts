@@ -96,7 +96,8 @@ function verdictOf(evidence: Evidence): ExplainView["verdict"] {
     return {
       code: "unreachable",
       text: lastError ?? "nothing that was tried has answered",
-      remedy: "check that it runs and that its UDP port can be reached; `weft netcheck` on both says how they are connected",
+      remedy:
+        "check that it runs and that its UDP port can be reached; `weft netcheck` on both says how they are connected",
     };
   }
   const how = path.via === null ? "through another node" : `through ${path.via}`;

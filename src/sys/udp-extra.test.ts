@@ -65,7 +65,10 @@ test("each extra socket sends from a port of its own, and what comes back to it 
     there.send(payload, 1, 1, aim(here.localPort(4)));
     const back = take(here);
     assert.deepEqual(
-      back.filter(({ socket }) => socket !== 0).map(({ socket }) => socket).toSorted((a, b) => a - b),
+      back
+        .filter(({ socket }) => socket !== 0)
+        .map(({ socket }) => socket)
+        .toSorted((a, b) => a - b),
       ids.toSorted((a, b) => a - b),
     );
     assert.ok(back.every(({ socket, first }) => (socket === 0 ? first === 99 : first === socket)));

@@ -9,7 +9,14 @@ import { openEndpoints, signEndpoints } from "../../src/mesh/endpoints.ts";
 import { decodeToken, encodeToken, type InviteToken } from "../../src/mesh/invite.ts";
 import { systemKeys } from "../../src/mesh/keys.ts";
 import { openStatement, signStatement, statementHash } from "../../src/mesh/statement.ts";
-import { DataHeader, decodeDataHeader, decodeInnerHeader, encodeDataHeader, encodeInnerHeader, InnerHeader } from "../../src/wire/data.ts";
+import {
+  DataHeader,
+  decodeDataHeader,
+  decodeInnerHeader,
+  encodeDataHeader,
+  encodeInnerHeader,
+  InnerHeader,
+} from "../../src/wire/data.ts";
 import { decodeFragment, encodeFragment, FragmentHeader } from "../../src/wire/fragment.ts";
 import { decodeProbe, decodeProbeAck, encodeProbe, encodeProbeAck, Probe, ProbeAck } from "../../src/wire/probe.ts";
 import { decodeReport, encodeReport, Report } from "../../src/wire/report.ts";

@@ -32,10 +32,18 @@ const statement = (kind: string, body: object, more: object = {}): Sample => ({
 });
 
 export const SAMPLES: readonly Sample[] = [
-  { codec: "data header", name: "large counter", input: { receiver: 0xfedcba98, counterLow: 0xffffffff, counterHigh: 0x1fffff } },
+  {
+    codec: "data header",
+    name: "large counter",
+    input: { receiver: 0xfedcba98, counterLow: 0xffffffff, counterHigh: 0x1fffff },
+  },
   { codec: "inner header", name: "partial checksum", input: { kind: 1, flags: 1, aux: 1400 } },
   { codec: "inner header", name: "transit error", input: { kind: 4, flags: 2, aux: 0 } },
-  { codec: "probe", name: "of a size", input: { transactionLow: 1, transactionHigh: 0x80000000, timestampUs: 5, pathId: 9, flags: 1 } },
+  {
+    codec: "probe",
+    name: "of a size",
+    input: { transactionLow: 1, transactionHigh: 0x80000000, timestampUs: 5, pathId: 9, flags: 1 },
+  },
   {
     codec: "probe ack",
     name: "seen at IPv4",
@@ -79,7 +87,13 @@ export const SAMPLES: readonly Sample[] = [
       responderEphemeral: count(32, 4),
       initiatorIndex: 0x11223344,
       responderIndex: 0xaabbccdd,
-      initiatorPayload: { timestamp: count(12), bootId: 0xffffffff, capabilities: 7, mtuBytes: 1500, inviteId: count(8, 9) },
+      initiatorPayload: {
+        timestamp: count(12),
+        bootId: 0xffffffff,
+        capabilities: 7,
+        mtuBytes: 1500,
+        inviteId: count(8, 9),
+      },
       responderPayload: { timestamp: fill(0, 12), bootId: 1, capabilities: 4, mtuBytes: 9000, inviteId: undefined },
       kemPublicKey: fill(0x31, 1184),
       kemCiphertext: fill(0x32, 1088),
@@ -158,7 +172,12 @@ export const SAMPLES: readonly Sample[] = [
   control("want", { type: "want", hashes: [hash] }),
   control("statements", { type: "statements", wires: [count(70)] }),
   control("endpoints", { type: "endpoints", wires: [count(80)] }),
-  control("known", { type: "known", from: fill(0, 8), below: undefined, entries: [{ idPrefix: fill(2, 8), hlc: 2 ** 50 }] }),
+  control("known", {
+    type: "known",
+    from: fill(0, 8),
+    below: undefined,
+    entries: [{ idPrefix: fill(2, 8), hlc: 2 ** 50 }],
+  }),
   control("seek", { type: "seek", idPrefixes: [fill(1, 8), fill(2, 8)] }),
   control("join", {
     type: "join",
@@ -182,7 +201,14 @@ export const SAMPLES: readonly Sample[] = [
   control("leave", { type: "leave", wire: count(90) }),
   control("left", { type: "left", hash }),
   control("bye", { type: "bye" }),
-  control("punch", { type: "punch", attempt: 0xffffffff, isAnswer: false, mapping: 3, supposes: true, endpoints: [four, six] }),
+  control("punch", {
+    type: "punch",
+    attempt: 0xffffffff,
+    isAnswer: false,
+    mapping: 3,
+    supposes: true,
+    endpoints: [four, six],
+  }),
   control("sight", { type: "sight", node }),
   control("seen", { type: "seen", node, endpoint: four }),
 ];

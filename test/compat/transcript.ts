@@ -17,7 +17,13 @@ import {
   type HandshakePayload,
   writeMacs,
 } from "../../src/session/handshake.ts";
-import { INIT_EPHEMERAL, INIT_MAC1, MAC_BYTES, RESPONSE_EPHEMERAL, RESPONSE_MAC1 } from "../../src/wire/handshake-sizes.ts";
+import {
+  INIT_EPHEMERAL,
+  INIT_MAC1,
+  MAC_BYTES,
+  RESPONSE_EPHEMERAL,
+  RESPONSE_MAC1,
+} from "../../src/wire/handshake-sizes.ts";
 
 export interface HandshakeInputs {
   readonly networkId: Uint8Array;
@@ -49,10 +55,7 @@ export function handshakeTranscript(inputs: HandshakeInputs): { bytes: Uint8Arra
   const mac1 = init.slice(INIT_MAC1, INIT_MAC1 + MAC_BYTES);
   const sealed = sealCookie(cookieKey(responderStatic.publicKey), inputs.cookieSalt, mac1, inputs.cookie);
   const reply = encodeCookieReply(inputs.initiatorIndex, inputs.cookieSalt, sealed);
-  const cookie = must(
-    openCookie(cookieKey(responderStatic.publicKey), inputs.cookieSalt, mac1, sealed),
-    "the cookie",
-  );
+  const cookie = must(openCookie(cookieKey(responderStatic.publicKey), inputs.cookieSalt, mac1, sealed), "the cookie");
   const again = init.slice();
   writeMacs(again, macKey(responderStatic.publicKey), cookie);
 

@@ -45,7 +45,11 @@ test("every sample has its vector, and every codec its sample", () => {
   const current = files.find(({ protocol }) => protocol === CURRENT);
   const kept = new Set(current?.vectors.map(({ codec, name }) => `${codec}/${name}`));
   for (const { codec, name } of SAMPLES) assert.ok(kept.has(`${codec}/${name}`), `${codec}/${name} has no vector`);
-  for (const codec of Object.keys(CODECS)) assert.ok(SAMPLES.some((sample) => sample.codec === codec), codec);
+  for (const codec of Object.keys(CODECS))
+    assert.ok(
+      SAMPLES.some((sample) => sample.codec === codec),
+      codec,
+    );
 });
 
 test("a changed byte of a vector is noticed", () => {
@@ -57,7 +61,8 @@ test("a changed byte of a vector is noticed", () => {
         const changed = bytes.slice();
         changed[at] ^= 0x04;
         try {
-          if (JSON.stringify(toPlain(CODECS[codec].decode(changed, fromPlain(input)))) !== JSON.stringify(value)) noticed++;
+          if (JSON.stringify(toPlain(CODECS[codec].decode(changed, fromPlain(input)))) !== JSON.stringify(value))
+            noticed++;
         } catch {
           noticed++;
         }

@@ -105,10 +105,13 @@ test("an easy side supposes that an unknown other side is hard, never itself", (
   run(0);
   a.handleTimeout(now(3_000));
   const second = run(3_000);
-  assert.deepEqual([kinds(second, A), kinds(second, B)], [
-    ["guess", "plain"],
-    ["fan", "plain"],
-  ]);
+  assert.deepEqual(
+    [kinds(second, A), kinds(second, B)],
+    [
+      ["guess", "plain"],
+      ["fan", "plain"],
+    ],
+  );
 });
 
 test("what a third member sees is probed too, besides what the peer names", () => {

@@ -372,7 +372,8 @@ export class Puncher {
 
   #punch(now: Now, peer: Peer): void {
     peer.state = "punching";
-    peer.dueMs = peer.isInitiator && !peer.supposes ? Math.min(peer.attemptEndsMs, now.nowMs + PLAIN_MS) : peer.attemptEndsMs;
+    peer.dueMs =
+      peer.isInitiator && !peer.supposes ? Math.min(peer.attemptEndsMs, now.nowMs + PLAIN_MS) : peer.attemptEndsMs;
     this.#probePlainly(peer);
     this.#aim(peer);
   }

@@ -38,7 +38,8 @@ export interface Findings {
   readonly tried: ReadonlySet<"plain" | "fan" | "guess">;
 }
 
-const OPEN_A_PORT = "forward a UDP port to one of them and name it with --endpoint, or enable UPnP or NAT-PMP on a router";
+const OPEN_A_PORT =
+  "forward a UDP port to one of them and name it with --endpoint, or enable UPnP or NAT-PMP on a router";
 
 export function judge(found: Findings): Verdict {
   const isHard = found.own >= Mapping.ADDRESS_DEPENDENT;
