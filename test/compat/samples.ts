@@ -1,7 +1,7 @@
 /**
  * What the vectors of the present protocol version are made from: every format at least once, every control message, edge values. Run
  * `bin/weft-node test/compat/samples.ts` to write vectors-1.json anew; that is right only before a version is released, because
- * afterwards the file says what nodes in the field send.
+ * afterwards the file says what nodes in the field send. `npm run format` comes after it.
  */
 import { writeFileSync } from "node:fs";
 import { endpointToBytes } from "../../src/base/endpoint.ts";
