@@ -29,8 +29,8 @@ const REVOCATION_MOST_MS = 2_000;
 const REVOCATION_SIZE = 50;
 const PINGS_PER_MINUTE = 10;
 const CHANGES = 3;
-/** Between the last join and the measurement: sessions that only joining needed are given up meanwhile. */
-const SETTLE_MS = 30_000;
+/** Between the last join and the measurement: sessions that only joining needed are given up after 180 s. */
+const SETTLE_MS = 240_000;
 
 interface Figures {
   readonly txBytes: number;
