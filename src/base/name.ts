@@ -29,6 +29,22 @@ export function sameRemote(view: DataView, a: number, b: number): boolean {
   );
 }
 
+/** True when both blocks name the same local address, or both none. */
+export function sameLocal(view: DataView, a: number, b: number): boolean {
+  return (
+    view.getUint32(a + NAME_LOCAL + 12, true) === view.getUint32(b + NAME_LOCAL + 12, true) &&
+    view.getUint32(a + NAME_LOCAL + 8, true) === view.getUint32(b + NAME_LOCAL + 8, true) &&
+    view.getUint32(a + NAME_LOCAL + 4, true) === view.getUint32(b + NAME_LOCAL + 4, true) &&
+    view.getUint32(a + NAME_LOCAL, true) === view.getUint32(b + NAME_LOCAL, true)
+  );
+}
+
+/** The block names a local address. */
+export function hasLocal(view: DataView, a: number): boolean {
+  for (let i = 0; i < 16; i += 4) if (view.getUint32(a + NAME_LOCAL + i, true) !== 0) return true;
+  return false;
+}
+
 /** Writes a whole block for an endpoint: any local address, interface and scope. @param endpoint 18 bytes @returns `at` */
 export function writeName(u8: Uint8Array, endpoint: Uint8Array, at: number): number {
   u8.fill(0, at, at + NAME_BYTES);

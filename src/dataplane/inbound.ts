@@ -194,6 +194,9 @@ export class Inbound {
     if (epoch === undefined) return;
     const low = this.#view.getUint32(start + 8, true);
     const high = this.#view.getUint32(start + 12, true);
+    // the run that ends here is another epoch's and proves nothing
+    const isProof = this.#newlyProven;
+    this.#newlyProven = false;
     if (epoch !== this.#runEpoch) {
       this.#endRun();
       this.#runEpoch = epoch;
@@ -206,7 +209,10 @@ export class Inbound {
     }
     this.#runPackets++;
     this.#runBytes += bytes;
-    if (this.#newlyProven) this.#endRun();
+    if (isProof) {
+      this.#newlyProven = true;
+      this.#endRun();
+    }
     this.#isNested = true;
     this.#dispatch(epoch, start + DATA_HEADER_BYTES, bytes - DATA_HEADER_BYTES - TAG_BYTES, name, bytes);
     this.#isNested = false;
@@ -257,6 +263,9 @@ export class Inbound {
       if (epoch === undefined) continue;
       const low = this.#view.getUint32(start + 8, true);
       const high = this.#view.getUint32(start + 12, true);
+      // the run that ends here is another epoch's and proves nothing
+      const isProof = this.#newlyProven;
+      this.#newlyProven = false;
       if (epoch !== runEpoch) {
         if (runEpoch !== undefined) this.#arrived(runEpoch, name, runPackets, runBytes, runLow, runHigh);
         runEpoch = epoch;
@@ -270,8 +279,9 @@ export class Inbound {
       }
       runPackets++;
       runBytes += bytes;
-      if (this.#newlyProven) {
+      if (isProof) {
         // the session hears of the proof before it sees what the packet says
+        this.#newlyProven = true;
         this.#arrived(epoch, name, runPackets, runBytes, runLow, runHigh);
         runEpoch = undefined;
       }

@@ -283,7 +283,12 @@ export class Sender {
           : this.#udp.send(offset, bytes, segmentBytes, name);
       this.#stats.add(copied >= 0 ? Counter.duplicated : Counter.sendErrors, copied >= 0 ? packets : 1);
     }
-    if (paths.sent(this.nowMs, packets, bytes)) this.#deps.rescheduled(peer);
+    const view = this.#view;
+    const last = offset + (packets - 1) * segmentBytes;
+    const index = view.getUint32(last + 4, true);
+    const low = view.getUint32(last + 8, true);
+    const high = view.getUint32(last + 12, true);
+    if (paths.sent(this.nowMs, packets, bytes, index, low, high)) this.#deps.rescheduled(peer);
     peer.lastSentMs = this.nowMs;
     peer.unansweredReceiveMs = -1;
     if (peer.unansweredSendMs < 0) {

@@ -161,6 +161,7 @@ test("with --approve a node waits, is listed, and is let in under the name the a
   assert.ok(node.outputs("joinProgress").some(({ text }) => text.includes("weft approve laptop")));
   assert.throws(() => a.mesh.approve(world.now(a), "somebody"), { code: "REQUEST_UNKNOWN" });
   assert.throws(() => a.mesh.approve(world.now(a), "laptop", "No!"), { code: "NAME_INVALID" });
+  assert.throws(() => a.mesh.approve(world.now(a), "laptop", "w1abcdef"), { code: "NAME_INVALID" });
   assert.equal(a.mesh.approve(world.now(a), "laptop", "kitchen").name, "kitchen");
   world.runUntil(() => node.joinResult !== undefined);
   assert.equal(node.joinResult?.ok, true);

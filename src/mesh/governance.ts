@@ -7,6 +7,7 @@ import { equal, toHex } from "../base/bytes.ts";
 import { WeftError } from "../base/errors.ts";
 import { type CborMap, encodeCbor } from "./cbor.ts";
 import { isAncestor } from "./dag.ts";
+import { hasIdForm, idName } from "./id-form.ts";
 import { overlayPrefixes, type Resolution } from "./resolve.ts";
 import type { Roster } from "./roster.ts";
 import { containsPrefix, parseRoutePrefix } from "./route-prefix.ts";
@@ -58,6 +59,7 @@ export class Governance {
     const { name, tags } = change;
     const expiresAtMs = typeof change.expiresAtMs === "number" ? Math.floor(change.expiresAtMs) : change.expiresAtMs;
     if (name !== undefined && !isName(name)) throw badName("node", name);
+    if (name !== undefined && name !== member.requestedName && hasIdForm(name)) throw idName(name);
     const unknown = change.roles?.find((role) => !ROLES.includes(role));
     if (unknown !== undefined) throw badUpdate(`"${unknown}" is no role`, ROLES.join(", "));
     if (tags !== undefined && !areTags(tags)) throw badUpdate(`its ${tags.length} tags do not fit`, TAG_RULE);
@@ -148,7 +150,7 @@ export class Governance {
    * went since the last one, or many statements were made.
    */
   checkpointStep(): "consent" | "propose" | undefined {
-    if (!this.#deps.isAdmin()) return undefined;
+    if (!this.#deps.isAdmin() || this.#deps.roster.isFull) return undefined;
     const { state } = this.#deps.roster;
     if (this.#toConsent(state) !== undefined) return "consent";
     const everAlone = state.admins.size === 1 && state.unsettled.length === 0 && state.finals.length === 0;

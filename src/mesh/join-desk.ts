@@ -9,6 +9,7 @@ import { describeSeconds, inviteIdOf, joinProofBody } from "./invite.ts";
 import { type MeshKeys, SignKind } from "./keys.ts";
 import { suffixedName } from "./clashes.ts";
 import { isAncestor } from "./dag.ts";
+import { hasIdForm, ID_NAME_REMEDY, ID_NAME_TEXT } from "./id-form.ts";
 import type { InviteUse } from "./resolve.ts";
 import type { Roster } from "./roster.ts";
 import { type AdmitBody, isName } from "./statement.ts";
@@ -169,6 +170,10 @@ function judgeNode(roster: Roster, use: InviteUse, request: JoinRequest, wallMs:
       `"${request.name}" is no valid name`,
       "use 1–63 of a–z, 0–9 and -: weft up --join TOKEN --name NAME",
     );
+  }
+  if (hasIdForm(request.name)) {
+    const remedy = `${ID_NAME_REMEDY}: weft up --join TOKEN --name NAME`;
+    return refuse(JoinCode.NAME_INVALID, `"${request.name}" ${ID_NAME_TEXT}`, remedy);
   }
   if (roster.state.members.length >= roster.maxMembers) return full(roster);
   return undefined;

@@ -12,6 +12,7 @@ import type { Now } from "../base/clock.ts";
 import { toHex } from "../base/bytes.ts";
 import { WeftError } from "../base/errors.ts";
 import type { ControlMessage, JoinRequest } from "./control.ts";
+import { hasIdForm, idName } from "./id-form.ts";
 import { findInvite, type JoinVerdict } from "./join-desk.ts";
 import type { MeshKeys } from "./keys.ts";
 import type { Link } from "./links.ts";
@@ -96,7 +97,7 @@ export class JoinOffice {
   }
 
   /**
-   * @param query name, node id, or at least its first 8 characters @param name given instead of the one asked for
+   * @param query name, node id, or at least its first 8 characters (never a name) @param name given instead of the one asked for
    * @throws WeftError NOT_ADMIN, REQUEST_UNKNOWN, REQUEST_AMBIGUOUS, NAME_INVALID, or the code of the refusal
    */
   approve(now: Now, query: string, name: string | undefined): Member {
@@ -105,6 +106,7 @@ export class JoinOffice {
     if (name !== undefined && !isName(name)) {
       throw new WeftError("NAME_INVALID", `"${name}" is no valid node name`, "use 1–63 of a–z, 0–9 and -: --name NAME");
     }
+    if (name !== undefined && hasIdForm(name)) throw idName(name);
     const { request, staticKey, via } = waiting;
     // its clock was compared when it asked last
     const asked = { ...request, wallMs: request.wallMs + (now.wallMs - waiting.lastWallMs) };
@@ -230,8 +232,10 @@ export class JoinOffice {
     const text = query.trim().toLowerCase();
     const all = this.#waiting(now);
     const idOf = (waiting: WaitingRequest): string => this.#deps.keys.formatNodeId(waiting.request.nodeId);
+    const isId = hasIdForm(text);
     const matching = all.filter(
-      (waiting) => waiting.request.name === text || (text.length >= MIN_QUERY && idOf(waiting).startsWith(text)),
+      (waiting) =>
+        (!isId && waiting.request.name === text) || (text.length >= MIN_QUERY && idOf(waiting).startsWith(text)),
     );
     const nodes = new Set(matching.map(idOf));
     if (nodes.size > 1) {

@@ -21,12 +21,20 @@ const JOIN_RATE = 1;
 const JOIN_BURST = 5;
 /** Bad signatures after which a peer's statements and endpoints are ignored for a while. */
 const FORGERY_LIMIT = 16;
+/** The same for other statements that no honest member has: a version of its own rules may send a few. */
+const REFUSAL_LIMIT = 64;
+/**
+ * Refused statements of one peer that are looked at: each costs a signature. Beyond, its statements wait for the next comparison. At once as
+ * many as a roster holds, so that what a full one still takes is found among all that it does not.
+ */
+const REFUSAL_RATE = 100;
+const REFUSAL_BURST = 10_240;
 const MUTE_MS = 60_000;
 const FIRST_RETRY_MS = 1000;
 const MAX_RETRY_MS = 60_000;
 
 /** Token bucket: `rate` per second, at most `burst` at once. */
-class Bucket {
+export class Bucket {
   readonly #rate: number;
   readonly #burst: number;
   #level: number;
@@ -40,12 +48,16 @@ class Bucket {
   }
 
   take(nowMs: number): boolean {
+    if (!this.has(nowMs)) return false;
+    this.#level -= 1;
+    return true;
+  }
+
+  has(nowMs: number): boolean {
     const elapsedMs = Math.max(0, nowMs - this.#atMs);
     this.#level = Math.min(this.#burst, this.#level + (elapsedMs * this.#rate) / 1000);
     this.#atMs = nowMs;
-    if (this.#level < 1) return false;
-    this.#level -= 1;
-    return true;
+    return this.#level >= 1;
   }
 }
 
@@ -75,7 +87,9 @@ export class Link {
   readonly #costly: Bucket;
   readonly #joins: Bucket;
   #retryMs: number = FIRST_RETRY_MS;
+  readonly #refused: Bucket;
   #forgeries = 0;
+  #refusals = 0;
   #mutedUntilMs: number = Number.NEGATIVE_INFINITY;
 
   constructor(staticKey: Uint8Array, hex: string, nowMs: number) {
@@ -86,6 +100,7 @@ export class Link {
     this.#receive = new Bucket(RECEIVE_RATE, RECEIVE_BURST, nowMs);
     this.#costly = new Bucket(COSTLY_RATE, COSTLY_BURST, nowMs);
     this.#joins = new Bucket(JOIN_RATE, JOIN_BURST, nowMs);
+    this.#refused = new Bucket(REFUSAL_RATE, REFUSAL_BURST, nowMs);
   }
 
   get hasQueued(): boolean {
@@ -117,6 +132,19 @@ export class Link {
     if (this.#forgeries < FORGERY_LIMIT) return;
     this.#forgeries = 0;
     this.#mutedUntilMs = now.nowMs + MUTE_MS;
+  }
+
+  /** @param isWrong whatever the roster: honest members have no such statement. Otherwise bounds and clocks of this node refuse it */
+  noteRefusal(now: Now, isWrong: boolean): void {
+    this.#refused.take(now.nowMs);
+    if (!isWrong || ++this.#refusals < REFUSAL_LIMIT) return;
+    this.#refusals = 0;
+    this.#mutedUntilMs = now.nowMs + MUTE_MS;
+  }
+
+  /** False while too many of its statements were refused. */
+  mayOffer(nowMs: number): boolean {
+    return !this.isMuted(nowMs) && this.#refused.has(nowMs);
   }
 
   isMuted(nowMs: number): boolean {

@@ -12,6 +12,7 @@ import { type CborMap, encodeCbor } from "./cbor.ts";
 import type { JoinRequest } from "./control.ts";
 import { isAncestor } from "./dag.ts";
 import { areTags, badName, Governance, TAG_RULE } from "./governance.ts";
+import { hasIdForm, idName } from "./id-form.ts";
 import { inviteIdOf } from "./invite.ts";
 import { type Approval, findInvite, judgeJoin, type JoinVerdict, REMEMBER_ENDED_MS } from "./join-desk.ts";
 import type { MeshKeys, Signer } from "./keys.ts";
@@ -113,6 +114,7 @@ export class Membership {
   static found(deps: MembershipDeps, now: Now, network: CreateNetworkOptions, options: RosterOptions): Membership {
     if (!isName(network.network)) throw badName("network", network.network);
     if (!isName(network.name)) throw badName("node", network.name);
+    if (hasIdForm(network.name)) throw idName(network.name);
     const nonce = deps.random.bytes(16);
     const body = genesisBody(network.network, network.name, choosePrefix(network, nonce[0]), nonce);
     const fields = {
@@ -154,13 +156,15 @@ export class Membership {
   }
 
   /**
-   * @param query name, overlay address, node id, or at least its first 8 characters
+   * @param query name, overlay address, node id, or at least its first 8 characters; what has the form of an id is never a name
    * @throws WeftError NODE_AMBIGUOUS
    */
   find(query: string): Member | undefined {
     const text = query.trim().toLowerCase();
     const members = this.members();
-    const exact = members.find((member) => member.name === text || member.ipv4 === text || member.ipv6 === text);
+    const exact = hasIdForm(text)
+      ? undefined
+      : members.find((member) => member.name === text || member.ipv4 === text || member.ipv6 === text);
     if (exact !== undefined || text.length < MIN_ID_PREFIX) return exact;
     const matching = members.filter((member) => this.#keys.formatNodeId(member.nodeId).startsWith(text));
     if (matching.length > 1) {
@@ -174,7 +178,7 @@ export class Membership {
   }
 
   /**
-   * Takes stored statements in any order. What was accepted once is not judged by today's clock again.
+   * Takes stored statements in any order. What was accepted once is not judged by today's clock and room again.
    * @returns why some were refused, and how many wait for parents that are not there
    */
   load(wires: readonly Uint8Array[]): { readonly refused: readonly Refusal[]; readonly orphans: number } {
@@ -188,7 +192,7 @@ export class Membership {
     let orphans = 0;
     // this order puts parents before children
     for (const statement of opened.toSorted(compareStatements)) {
-      const result = this.roster.addOpened(statement, Number.POSITIVE_INFINITY);
+      const result = this.roster.addOpened(statement, Number.POSITIVE_INFINITY, true);
       if (result.status === "refused") refused.push(result.reason);
       if (result.status === "missing") orphans++;
     }
@@ -402,10 +406,10 @@ export class Membership {
     );
   }
 
-  /** Folds more heads than one statement can name, so that nothing known stays concurrent to what follows. */
+  /** Folds more heads than one statement can name, so that nothing known stays concurrent to what follows; a full roster has no room for it. */
   #foldHeads(now: Now): Statement[] {
     const out: Statement[] = [];
-    while (this.roster.headCount > MAX_PARENTS) out.push(this.#sign(now, "merge", {}, []));
+    while (this.roster.headCount > MAX_PARENTS && !this.roster.isFull) out.push(this.#sign(now, "merge", {}, []));
     return out;
   }
 

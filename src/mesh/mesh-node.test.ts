@@ -2,11 +2,13 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import { toHex } from "../base/bytes.ts";
+import { Identity } from "../crypto/identity.ts";
 import { decodeControl, encodeControl, MAX_CONTROL_BYTES } from "./control.ts";
+import { signEndpoints } from "./endpoints.ts";
 import { decodeToken, encodeToken, inviteIdOf, joinProofBody } from "./invite.ts";
 import { SignKind, systemKeys } from "./keys.ts";
 import type { JoinResult, MeshOutput } from "./mesh-node.ts";
-import { admitBody, compareStatements, openStatement, signStatement } from "./statement.ts";
+import { admitBody, compareStatements, hlcFromWall, openStatement, signStatement, unadminBody } from "./statement.ts";
 import { type TestNode, TestWorld } from "./testing.ts";
 
 type Failed = Extract<JoinResult, { ok: false }>;
@@ -439,6 +441,158 @@ test("a member that forges is ignored for a minute", () => {
   assert.equal(founder.mesh.counters.statementsRefused, 17);
 });
 
+test("a member that keeps sending statements it has no right to is ignored for a minute, one that hands on what does not fit is not", () => {
+  const world = new TestWorld(31);
+  const [founder, second] = world.network(2, { maxStatements: 6 }) as [TestNode, TestNode];
+  world.run(1000);
+  const networkId = founder.mesh.networkId;
+  const say = (by: TestNode, hlc: number, kind = "unadmin"): void => {
+    const parents = [second.mesh.self?.admission as Uint8Array];
+    const body = kind === "unadmin" ? unadminBody(founder.identity.nodeId, "") : {};
+    const wire = signStatement({ networkId, parents, hlc, kind, body }, by.identity);
+    world.send(second, founder, encodeControl({ type: "statements", wires: [wire] }));
+  };
+  const hlc = hlcFromWall(world.now(founder).wallMs);
+  const refused = (): number => founder.mesh.counters.statementsRefused;
+  // more of the founder than a roster of six takes: the fault of nobody
+  for (let i = 0; i < 200; i++) say(founder, hlc + i, "merge");
+  assert.equal(refused(), 200);
+  for (let i = 0; i < 200; i++) say(second, hlc + i, "revoke-all");
+  const before = refused();
+  assert.ok(before > 300);
+  for (let i = 0; i < 300; i++) say(second, hlc + i);
+  assert.equal(refused(), before + 64);
+  world.run(61_000);
+  say(second, hlc);
+  assert.equal(refused(), before + 65);
+});
+
+test("refused statements of one peer have a rate, whatever the reason", () => {
+  const world = new TestWorld(32);
+  const [founder, second] = world.network(2, { maxStatements: 6 }) as [TestNode, TestNode];
+  world.run(1000);
+  const parents = [second.mesh.self?.admission as Uint8Array];
+  const hlc = hlcFromWall(world.now(founder).wallMs);
+  const fields = { networkId: founder.mesh.networkId, parents, hlc, kind: "merge", body: {} };
+  const wire = signStatement(fields, founder.identity);
+  const message = encodeControl({ type: "statements", wires: [wire, wire, wire, wire] });
+  // four in each of them, within the rate of messages
+  for (let i = 0; i < 2600; i++) world.send(second, founder, message);
+  assert.equal(founder.mesh.counters.statementsRefused, 10_240);
+  world.run(1000);
+  for (let i = 0; i < 100; i++) world.send(second, founder, message);
+  assert.equal(founder.mesh.counters.statementsRefused, 10_240 + 100);
+});
+
+test("questions and answers of hole punching have the rate of costly messages", () => {
+  const world = new TestWorld(36);
+  const [founder, second] = world.network(2) as [TestNode, TestNode];
+  world.run(60_000);
+  const sight = encodeControl({ type: "sight", node: founder.identity.nodeId });
+  const punch = { type: "punch", isAnswer: false, mapping: 0, supposes: false, endpoints: [second.endpoint] } as const;
+  for (let i = 1; i <= 400; i++) {
+    world.send(second, founder, sight);
+    world.send(second, founder, encodeControl({ ...punch, attempt: i }));
+  }
+  assert.equal(founder.outputs("punch").length, 600);
+  assert.equal(founder.mesh.counters.controlRateLimited, 200);
+});
+
+test("new endpoint messages of one author have a rate; forged ones take nothing from it, and the newest comes with a digest", () => {
+  const world = new TestWorld(33);
+  const [founder, second, third] = world.network(3) as [TestNode, TestNode, TestNode];
+  world.run(60_000);
+  const networkId = founder.mesh.networkId as Uint8Array;
+  const before = { ...founder.mesh.counters };
+  const wallMs = Math.floor(world.now(second).wallMs);
+  const says = (i: number): Uint8Array =>
+    signEndpoints([second.endpoint], hlcFromWall(wallMs) + i, wallMs + 86_400_000, networkId, second.identity).wire;
+  for (let i = 1; i <= 10; i++) {
+    const forged = says(i);
+    forged[0] = forged[0] ^ 1;
+    world.send(third, founder, encodeControl({ type: "endpoints", wires: [forged] }));
+  }
+  for (let i = 1; i <= 100; i++) world.send(second, founder, encodeControl({ type: "endpoints", wires: [says(i)] }));
+  assert.equal(founder.mesh.counters.endpointsAccepted - before.endpointsAccepted, 10);
+  assert.equal(founder.mesh.counters.endpointsRefused - before.endpointsRefused, 100);
+  third.mesh.handleControl(
+    world.now(third),
+    second.identity.staticKeys.publicKey,
+    encodeControl({ type: "endpoints", wires: [says(100)] }),
+  );
+  world.run(130_000);
+  assert.equal(founder.mesh.counters.endpointsAccepted - before.endpointsAccepted, 11);
+});
+
+test("text that has the form of a node id means that node, and nobody gets such a name", () => {
+  const world = new TestWorld(34);
+  const [founder, second] = world.network(2) as [TestNode, TestNode];
+  const id = systemKeys.formatNodeId(second.identity.nodeId);
+  for (const name of [id, id.slice(0, 8), id.slice(0, 20)]) {
+    assert.throws(() => founder.mesh.updateMember(world.now(founder), "n1", { name }), { code: "NAME_INVALID" });
+    const other = world.add();
+    const { token } = founder.mesh.createInvite(world.now(founder));
+    assert.throws(() => other.mesh.startJoin(world.now(other), token, { name }), { code: "NAME_INVALID" });
+    const options = { network: "home", name };
+    assert.throws(() => other.mesh.createNetwork(world.now(other), options), { code: "NAME_INVALID" });
+  }
+  for (const name of ["w1", "w1-production", "w1abc", "w1abcde", `w1${"a".repeat(60)}`]) {
+    founder.mesh.updateMember(world.now(founder), second.identity.nodeId, { name });
+    assert.equal(toHex(founder.mesh.find(name)?.nodeId as Uint8Array), toHex(second.identity.nodeId));
+  }
+  // a roster in which somebody has such a name already
+  const impostor = Identity.generate(world.random);
+  for (const [i, name] of [id, id.slice(0, 8)].entries()) {
+    const body = admitBody({
+      node: impostor.nodeId,
+      name,
+      ipv4: (100 << 24) + i,
+      roles: [],
+      tags: [],
+      expiresAtMs: undefined,
+      invite: undefined,
+    });
+    const parents = [second.mesh.self?.admission as Uint8Array];
+    const hlc = hlcFromWall(world.now(founder).wallMs) + i;
+    const fields = { networkId: founder.mesh.networkId, parents, hlc, kind: "admit", body };
+    const wire = signStatement(fields, founder.identity);
+    assert.equal(
+      founder.mesh.importStatements(world.now(founder), founder.mesh.networkId as Uint8Array, [wire]).added,
+      1,
+    );
+    assert.equal(founder.mesh.memberById(impostor.nodeId)?.name, name, "it resolves as before");
+    assert.equal(toHex(founder.mesh.find(name)?.nodeId as Uint8Array), toHex(second.identity.nodeId));
+  }
+});
+
+test("an admin refuses a joining node that wants the id of another one for its name", () => {
+  const world = new TestWorld(35);
+  const [founder, second] = world.network(2) as [TestNode, TestNode];
+  const node = world.add();
+  const { token } = founder.mesh.createInvite(world.now(founder));
+  const { networkId, seed } = decodeToken(token);
+  const signer = systemKeys.signerFromSeed(seed);
+  const name = systemKeys.formatNodeId(second.identity.nodeId).slice(0, 8);
+  const { nodeId } = node.identity;
+  const request = {
+    type: "join",
+    networkId,
+    nodeId,
+    inviteId: inviteIdOf(signer.nodeId),
+    name,
+    exactName: true,
+    wallMs: Math.floor(world.now(founder).wallMs),
+    signature: signer.sign(SignKind.JOIN, networkId, joinProofBody(nodeId, name)),
+  } as const;
+  founder.mesh.handleControl(world.now(founder), node.identity.staticKeys.publicKey, encodeControl(request));
+  let answer: unknown;
+  for (let output = founder.mesh.pollOutput(); output !== undefined; output = founder.mesh.pollOutput())
+    if (output.kind === "send" && toHex(output.staticKey) === node.staticHex) answer = decodeControl(output.bytes);
+  const { ok, code, text } = answer as { ok: boolean; code: string; text: string };
+  assert.deepEqual([ok, code], [false, "name-invalid"]);
+  assert.match(text, /form of a node id/);
+});
+
 test("peers see each other's build, and say why when their protocols have nothing in common", () => {
   const world = new TestWorld(20);
   const [founder, second] = world.network(2, { buildId: "b1", capabilities: 3 }) as [TestNode, TestNode];
@@ -602,7 +756,7 @@ test("a quiet network stays quiet: a few digests a minute and nothing else", () 
 
 test("an admin whose roster takes no more says so to the joining node and goes on", () => {
   const world = new TestWorld(77);
-  const [founder] = world.network(1, { maxStatements: 2 }) as [TestNode];
+  const [founder] = world.network(1, { maxStatements: 4 }) as [TestNode];
   const { token } = founder.mesh.createInvite(world.now(founder));
   const node = world.add();
   node.mesh.startJoin(world.now(node), token, { name: "late" });

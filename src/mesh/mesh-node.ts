@@ -21,6 +21,7 @@ import type { CborMap } from "./cbor.ts";
 import { type ControlMessage, ControlFault, decodeControl, encodeControl } from "./control.ts";
 import { Ask, Freshness } from "./freshness.ts";
 import { Gossip } from "./gossip.ts";
+import { hasIdForm, idName } from "./id-form.ts";
 import { checkToken, decodeToken, encodeToken, MAX_TOKEN_ADMINS, type TokenAdmin } from "./invite.ts";
 import { failure, JoinAttempt, type JoinFailure, type JoinStep } from "./join-attempt.ts";
 import { JoinOffice } from "./join-office.ts";
@@ -78,7 +79,11 @@ const COSTLY: ReadonlySet<string> = new Set([
   "lookup",
   "found",
   "near",
+  "punch",
+  "sight",
 ]);
+/** Reasons that lie in this node's clock and bounds: an honest member may have such a statement. */
+const HONEST: ReadonlySet<Refusal> = new Set([Refusal.FUTURE, Refusal.ISSUER_QUOTA, Refusal.ROSTER_FULL]);
 /** Consent to a checkpoint follows soon; a proposal gives senior admins time to make theirs first. */
 const CONSENT_MS = 300;
 const PROPOSE_MS = 2000;
@@ -477,6 +482,7 @@ export class MeshNode {
         "use 1–63 of a–z, 0–9 and -: --name NAME",
       );
     }
+    if (hasIdForm(options.name)) throw idName(options.name);
     if (token.admins.length === 0) {
       throw new WeftError("TOKEN_EMPTY", "the token names no admin", "ask the admin for another token: weft invite");
     }
@@ -720,7 +726,9 @@ export class MeshNode {
   #onLeave(now: Now, link: Link, wire: Uint8Array): void {
     const membership = this.#membership;
     if (membership === undefined || this.#join !== undefined) return;
-    const { added } = membership.take(wire, now);
+    if (!link.mayOffer(now.nowMs)) return;
+    const { added, result } = membership.take(wire, now);
+    if (result.status === "refused") link.noteRefusal(now, !HONEST.has(result.reason));
     const hash = statementHash(wire);
     if (membership.roster.has(hash)) this.#send(link.staticKey, { type: "left", hash });
     if (added.length > 0) this.#accepted(now, added, link);
@@ -740,10 +748,14 @@ export class MeshNode {
 
   #onStatements(now: Now, link: Link, wires: readonly Uint8Array[]): void {
     const membership = this.#membership;
-    if (membership === undefined || link.isMuted(now.nowMs)) return;
+    if (membership === undefined) return;
     const added: Statement[] = [];
     const missing: Uint8Array[] = [];
     for (const wire of wires) {
+      if (!link.mayOffer(now.nowMs)) {
+        this.counters.controlRateLimited++;
+        break;
+      }
       const taken = membership.take(wire, now);
       added.push(...taken.added);
       if (taken.result.status === "known") this.counters.statementsDuplicate++;
@@ -751,6 +763,7 @@ export class MeshNode {
       if (taken.result.status === "refused") {
         this.counters.statementsRefused++;
         if (taken.result.reason === Refusal.BAD_SIGNATURE) link.noteForgery(now);
+        else link.noteRefusal(now, !HONEST.has(taken.result.reason));
         this.#outbox.log("debug", `a statement is refused: ${taken.result.reason}`);
       }
     }

@@ -1,7 +1,7 @@
 /**
  * Where nodes can be reached, from every source that this node has: signed endpoint messages (its own included), endpoints that worked
  * before, and unsigned hints from tokens and configuration. Overlay addresses never get in: they cannot carry the underlay.
- * Bounds: MAX_HINTED_NODES here, the rest in endpoints.ts. Source: docs/protocol.md, "Discovery".
+ * Bounds: MAX_HINTED_NODES, and MAX_AUTHORS with a rate each, here; the rest in endpoints.ts. Source: docs/protocol.md, "Discovery".
  */
 import type { Now } from "../base/clock.ts";
 import { equal, toHex } from "../base/bytes.ts";
@@ -22,9 +22,14 @@ import {
   signEndpoints,
 } from "./endpoints.ts";
 import type { MeshKeys, Signer } from "./keys.ts";
+import { Bucket } from "./links.ts";
 import { boundOffers, NO_OFFERS, type Offers, sameOffers } from "./offers.ts";
 
 const MAX_HINTED_NODES = 4096;
+/** New messages taken of one author per second, and at once: each costs everybody a signature. The newest comes again with the next digest. */
+const AUTHOR_RATE = 1 / 5;
+const AUTHOR_BURST = 10;
+const MAX_AUTHORS = 4096;
 /** Own endpoints are signed again after this share of their life. */
 const RENEW_AT = 0.5;
 
@@ -56,6 +61,8 @@ export class Reachability {
   readonly #deps: ReachabilityDeps;
   readonly #lifeMs: number;
   readonly #hints = new Map<string, { readonly endpoints: readonly Uint8Array[]; readonly urls: readonly string[] }>();
+  /** How often each author has said something new; insertion order is order of age. */
+  readonly #rates = new Map<string, Bucket>();
   #own: readonly Uint8Array[] | undefined;
   #ownUrls: readonly string[] = [];
   #ownOffers: Offers = NO_OFFERS;
@@ -131,8 +138,13 @@ export class Reachability {
     if (overlay === undefined || parsed === undefined || !isWelcome(parsed.nodeId))
       return { kind: "refused", isForged: false };
     if (parsed.hlc <= (this.cache.message(parsed.nodeId)?.hlc ?? -1)) return { kind: "known" };
+    const isOwn = equal(parsed.nodeId, this.#deps.identity.nodeId);
+    const rate = isOwn ? undefined : this.#rateOf(parsed.nodeId, now);
+    if (rate?.has(now.nowMs) === false) return { kind: "refused", isForged: false };
     const message = openEndpoints(wire, overlay.networkId, this.#deps.keys);
+    // a forged one takes nothing from whom it names
     if (message === undefined) return { kind: "refused", isForged: true };
+    rate?.take(now.nowMs);
     return this.cache.offer(message, now.wallMs) === Offer.NEWER ? { kind: "newer", message } : { kind: "known" };
   }
 
@@ -171,6 +183,17 @@ export class Reachability {
   import(bytes: Uint8Array): number {
     const overlay = this.#deps.overlay();
     return overlay === undefined ? 0 : this.cache.import(bytes, overlay.networkId, this.#deps.keys);
+  }
+
+  #rateOf(nodeId: Uint8Array, now: Now): Bucket {
+    const hex = toHex(nodeId);
+    let rate = this.#rates.get(hex);
+    if (rate === undefined) {
+      if (this.#rates.size >= MAX_AUTHORS) this.#rates.delete(this.#rates.keys().next().value as string);
+      rate = new Bucket(AUTHOR_RATE, AUTHOR_BURST, now.nowMs);
+      this.#rates.set(hex, rate);
+    }
+    return rate;
   }
 
   #isOverlay(endpoint: Uint8Array): boolean {

@@ -10,6 +10,7 @@ import { type MeshKeys, type Signer, SignKind, systemKeys } from "./keys.ts";
 import { Roster } from "./roster.ts";
 import {
   admitBody,
+  compareStatements,
   genesisBody,
   hlcFromWall,
   inviteBody,
@@ -20,6 +21,7 @@ import {
   signStatement,
   statementHash,
   toName,
+  unadminBody,
 } from "./statement.ts";
 import type { CborMap } from "./cbor.ts";
 import type { Role } from "./types.ts";
@@ -323,17 +325,139 @@ test("the bounds on statements and members have names", () => {
   const { genesis } = foundWith(founder, fakeKeys);
   const roster = new Roster({ keys: fakeKeys, networkId: statementHash(genesis) }, { maxMembers: 3, maxStatements: 6 });
   roster.add(genesis, WALL_MS);
+  const deputy = fakeSigner(new Uint8Array(32).fill(2));
   const results: string[] = [];
   for (let i = 2; i < 8; i++) {
     const { parents, hlc } = roster.parentsFor([], WALL_MS);
-    const body = admit(new Uint8Array(32).fill(i), `n${i}`, 0x0a000000 + i, []);
+    const body = admit(new Uint8Array(32).fill(i), `n${i}`, 0x0a000000 + i, i === 2 ? ["admin"] : []);
+    const signer = i < 4 ? founder : deputy;
     results.push(
-      reasonOf(roster, signStatement({ networkId: roster.networkId, parents, hlc, kind: "admit", body }, founder)),
+      reasonOf(roster, signStatement({ networkId: roster.networkId, parents, hlc, kind: "admit", body }, signer)),
     );
   }
   assert.deepEqual(results, ["added", "added", "added", "added", "added", Refusal.ROSTER_FULL]);
   assert.equal(roster.state.members.length, 3);
   assert.equal([...roster.state.voids.values()].filter((why) => why === "the network is full").length, 3);
+});
+
+/** Two admins, of whom `thief` says what it likes until the roster takes no more of it. */
+function filled(maxStatements: number): {
+  roster: Roster;
+  honest: Signer;
+  thief: Signer;
+  wires: Uint8Array[];
+  say(by: Signer, kind: string, body: CborMap): string;
+} {
+  const honest = fakeSigner(new Uint8Array(32).fill(1));
+  const thief = fakeSigner(new Uint8Array(32).fill(2));
+  const { genesis } = foundWith(honest, fakeKeys);
+  const roster = new Roster({ keys: fakeKeys, networkId: statementHash(genesis) }, { maxStatements });
+  const wires = [genesis];
+  roster.add(genesis, WALL_MS);
+  const say = (by: Signer, kind: string, body: CborMap): string => {
+    const { parents, hlc } = roster.parentsFor([], WALL_MS);
+    const wire = signStatement({ networkId: roster.networkId, parents, hlc, kind, body }, by);
+    const reason = reasonOf(roster, wire);
+    if (reason === "added") wires.push(wire);
+    return reason;
+  };
+  assert.equal(say(honest, "admit", admit(thief.nodeId, "thief", 0x0a000002, ["admin"])), "added");
+  let reason = "";
+  for (let n = 0; reason !== Refusal.ISSUER_QUOTA; n++) {
+    reason = say(thief, "merge", { n });
+    assert.ok(reason === "added" || reason === Refusal.ISSUER_QUOTA, reason);
+  }
+  return { roster, honest, thief, wires, say };
+}
+
+test("one admin fills half of the roster at most", () => {
+  const { roster, honest, thief, say } = filled(40);
+  assert.equal([...roster.statements()].filter((one) => one.issuerHex === toHex(thief.nodeId)).length, 20);
+  assert.equal(say(honest, "merge", {}), "added");
+});
+
+test("a full roster still takes each admin's first removal of each node, bounded, and takes all of it back from the store", () => {
+  const { roster, honest, thief, wires, say } = filled(40);
+  while (say(honest, "merge", { size: roster.size }) === "added");
+  const accomplice = new Uint8Array(32).fill(3);
+  const isGone = (): boolean => roster.member(thief.nodeId) === undefined;
+  const revoke = (node: Uint8Array): CborMap => revokeBody({ node, invite: undefined, reason: "stolen" });
+  assert.equal(roster.isFull, true);
+  assert.equal(say(thief, "admit", admit(accomplice, "x", 0x0a000003, [])), Refusal.ROSTER_FULL);
+  assert.equal(isGone(), false);
+  // said on old parents: from the store it comes before what had filled the roster
+  const admission = [...roster.statements()][1];
+  const at = { networkId: roster.networkId, parents: [admission.hash], hlc: admission.hlc + 1 };
+  const early = signStatement({ ...at, kind: "unadmin", body: unadminBody(thief.nodeId, "") }, honest);
+  assert.equal(reasonOf(roster, early), "added");
+  wires.push(early);
+  assert.equal(say(honest, "revoke", revoke(thief.nodeId)), "added");
+  assert.equal(isGone(), true);
+  assert.equal(say(honest, "revoke", revoke(thief.nodeId)), Refusal.ROSTER_FULL, "the second one of the same node");
+  assert.equal(say(thief, "unadmin", unadminBody(honest.nodeId, "")), Refusal.NOT_AUTHORISED);
+  let more = 0;
+  while (say(honest, "revoke", revoke(new Uint8Array(32).fill(10 + more))) === "added") more++;
+  assert.equal(roster.size, 40 + 10, "the room for removals has a bound");
+  // from the store in (hlc, hash) order, which is not the order of arrival
+  const again = new Roster({ keys: fakeKeys, networkId: roster.networkId }, { maxStatements: 40 });
+  const opened = wires.map((wire) => openStatement(wire, roster.networkId, fakeKeys));
+  const inOrder = opened.filter((one) => typeof one !== "string").toSorted(compareStatements);
+  for (const one of inOrder) assert.equal(again.addOpened(one, WALL_MS, true).status, "added");
+  assert.equal(snapshot(again), snapshot(roster));
+});
+
+test("a long row of what members said, above a change of admins, does not exhaust the stack", () => {
+  const founder = fakeSigner(new Uint8Array(32).fill(1));
+  const { genesis } = foundWith(founder, fakeKeys);
+  const roster = new Roster({ keys: fakeKeys, networkId: statementHash(genesis) }, { maxStatements: 40_000 });
+  roster.add(genesis, WALL_MS);
+  const say = (by: Signer, kind: string, body: CborMap): string => {
+    const { parents, hlc } = roster.parentsFor([], WALL_MS);
+    return reasonOf(roster, signStatement({ networkId: roster.networkId, parents, hlc, kind, body }, by));
+  };
+  const ids = Array.from({ length: 100 }, (_, i) => createHash("sha256").update(`${i}`).digest());
+  for (const [i, id] of ids.entries())
+    assert.equal(say(founder, "admit", admit(id, `n${i}`, 0x0a000002 + i, i === 0 ? ["admin"] : [])), "added");
+  for (const id of ids.slice(1))
+    for (let n = 0; n < 64; n++) assert.equal(say(fakeSigner(id), "weather", { n }), "added");
+  assert.equal(say(founder, "merge", {}), "added");
+});
+
+test("what a plain member says without the right to is refused without finding out who is an admin", () => {
+  const founder = fakeSigner(new Uint8Array(32).fill(1));
+  const member = fakeSigner(new Uint8Array(32).fill(2));
+  const { genesis } = foundWith(founder, fakeKeys);
+  let derived = 0;
+  const keys: MeshKeys = {
+    ...fakeKeys,
+    staticKeyOf(nodeId) {
+      derived++;
+      return fakeKeys.staticKeyOf(nodeId);
+    },
+  };
+  const roster = new Roster({ keys, networkId: statementHash(genesis) });
+  roster.add(genesis, WALL_MS);
+  const say = (by: Signer, kind: string, body: CborMap, parents?: readonly Uint8Array[]): string => {
+    const at = parents === undefined ? roster.parentsFor([], WALL_MS) : { parents, hlc: roster.maxHlc + 1 };
+    return reasonOf(roster, signStatement({ networkId: roster.networkId, ...at, kind, body }, by));
+  };
+  const hashes = (): Uint8Array[] => [...roster.statements()].map((one) => one.hash);
+  assert.equal(say(founder, "admit", admit(member.nodeId, "m", 0x0a000002, [])), "added");
+  const base = hashes();
+  for (let i = 3; i < 5; i++)
+    assert.equal(say(founder, "admit", admit(new Uint8Array(32).fill(i), "a", i, ["admin"]), base.slice(-1)), "added");
+  const heads = hashes().slice(-2);
+  // the only ones that resolve the ancestry ask for the static keys of the nodes admitted in it
+  derived = 0;
+  const unknown = new Uint8Array(32).fill(9);
+  assert.equal(say(member, "unadmin", unadminBody(founder.nodeId, ""), heads), Refusal.NOT_AUTHORISED);
+  assert.equal(
+    say(member, "revoke", revokeBody({ node: unknown, invite: undefined, reason: "" }), heads),
+    Refusal.NOT_AUTHORISED,
+  );
+  assert.equal(derived, 0);
+  assert.equal(say(founder, "unadmin", unadminBody(unknown, ""), heads), "added");
+  assert.ok(derived > 0, "control: for somebody who was made an admin the ancestry is resolved");
 });
 
 test("a thousand members resolve, each with its own name and addresses", () => {

@@ -3,7 +3,8 @@
  *
  * A statement enters only when its parents are here, its clock is above theirs, and its issuer had the authority for it in the state of its
  * own ancestors. These are properties of the statement alone, so every node lets in the same ones whatever the order of arrival;
- * only the bounds (statements, statements a plain member may issue) and the clock guard depend on the node, and they have names.
+ * only the bounds (statements, of them by one issuer, statements a plain member may issue) and the clock guard depend on the node, and they
+ * have names. Beyond them the first removal of each node by each issuer still enters, so that a full roster can lose a thief.
  * Statements that wait for parents are the caller's business. Source: docs/protocol.md, "Roster".
  */
 import { createHash } from "node:crypto";
@@ -30,13 +31,18 @@ import { InviteState, type Member } from "./types.ts";
 
 /** Statements that one member without the role admin may have in the roster. */
 export const MEMBER_QUOTA = 64;
+/** Of the bound on statements: what one issuer may fill, and the room beyond it for first removals. */
+const ISSUER_SHARE = 1 / 2;
+const REMOVAL_SHARE = 1 / 4;
+/** First removals of one issuer beyond the bounds. */
+const MAX_ISSUER_EXTRAS = 32;
 /** How far ahead of a sane local clock a statement may be: as far as a join may be off, since one from further ahead would push every later one with it. */
 const FUTURE_LIMIT_MS = 300_000;
 
 export interface RosterOptions {
   /** @default 2048 */
   readonly maxMembers?: number;
-  /** @default 8192 */
+  /** A quarter more with first removals. @default 8192 */
   readonly maxStatements?: number;
 }
 
@@ -59,6 +65,13 @@ export class Roster {
   readonly #heads = new Set<Entry>();
   readonly #admissions = new Map<string, Entry[]>();
   readonly #memberIssued = new Map<string, number>();
+  /** Node ids in hex that any statement ever made an admin, whether it had effect or not. */
+  readonly #everAdmins = new Set<string>();
+  readonly #issued = new Map<string, number>();
+  /** By issuer: removals that entered although a bound was reached. */
+  readonly #extras = new Map<string, number>();
+  /** Kind, issuer and removed node of every removal. */
+  readonly #removals = new Set<string>();
   readonly #derived = new Map<string, Derived>();
   #resolution: Resolution | undefined;
 
@@ -71,6 +84,11 @@ export class Roster {
 
   get size(): number {
     return this.#sorted.length;
+  }
+
+  /** Nothing but first removals enters any more. */
+  get isFull(): boolean {
+    return this.#sorted.length >= this.#maxStatements;
   }
 
   get maxMembers(): number {
@@ -102,8 +120,11 @@ export class Roster {
     return typeof statement === "string" ? { status: "refused", reason: statement } : this.addOpened(statement, wallMs);
   }
 
-  /** @param statement one that openStatement has verified for this network */
-  addOpened(statement: Statement, wallMs: number): AddResult {
+  /**
+   * @param statement one that openStatement has verified for this network
+   * @param isStored it had entered before, when there was room: the order in which statements come from the store is another one
+   */
+  addOpened(statement: Statement, wallMs: number, isStored = false): AddResult {
     if (this.#entries.has(statement.hashHex)) return { status: "known" };
     const parents: Entry[] = [];
     const missing: Uint8Array[] = [];
@@ -127,7 +148,7 @@ export class Roster {
       adminsAfter: undefined,
       view: undefined,
     };
-    const reason = this.#judge(entry, wallMs);
+    const reason = this.#judge(entry, wallMs, isStored);
     if (reason !== undefined) return { status: "refused", reason };
     this.#insert(entry);
     return { status: "added", statement };
@@ -230,6 +251,9 @@ export class Roster {
 
   #insert(entry: Entry): void {
     const { statement } = entry;
+    const removal = removalKey(statement);
+    if (removal !== undefined && this.#boundReached(statement) !== undefined) count(this.#extras, statement.issuerHex);
+    count(this.#issued, statement.issuerHex);
     let at = this.#sorted.length;
     while (at > 0 && compareStatements(this.#sorted[at - 1].statement, statement) > 0) at--;
     this.#sorted.splice(at, 0, entry);
@@ -243,35 +267,56 @@ export class Roster {
       if (list === undefined) this.#admissions.set(node, [entry]);
       else list.push(entry);
     }
-    if (!needsAdmin(statement)) {
-      this.#memberIssued.set(statement.issuerHex, (this.#memberIssued.get(statement.issuerHex) ?? 0) + 1);
-    }
+    const madeAdmin = madeAdminBy(statement);
+    if (madeAdmin !== undefined) this.#everAdmins.add(madeAdmin);
+    if (!needsAdmin(statement)) count(this.#memberIssued, statement.issuerHex);
+    if (removal !== undefined) this.#removals.add(removal);
     this.#hashes = undefined;
     this.#resolution = undefined;
   }
 
-  #judge(entry: Entry, wallMs: number): Refusal | undefined {
+  #judge(entry: Entry, wallMs: number, isStored: boolean): Refusal | undefined {
     const { statement } = entry;
-    if (this.#sorted.length >= this.#maxStatements) return Refusal.ROSTER_FULL;
     const first = this.#sorted[0];
     if (first === undefined) return undefined;
+    const bound = isStored ? undefined : this.#boundReached(statement);
+    if (bound !== undefined && !this.#mayExceed(statement)) return bound;
     for (const parent of entry.parents) if (parent.statement.hlc >= statement.hlc) return Refusal.CLOCK_ORDER;
     // a clock before the network's birth is unset, and then judges nobody
     const clockIsSane = wallMs >= wallFromHlc(first.statement.hlc);
     if (clockIsSane && wallFromHlc(statement.hlc) > wallMs + FUTURE_LIMIT_MS) return Refusal.FUTURE;
     if (statement.body.kind === "genesis") return Refusal.FOREIGN;
+    // whom nothing ever made an admin is none below any statement: no need to find out who is, which is dear
+    if (!this.#everAdmins.has(statement.issuerHex))
+      return needsAdmin(statement) ? Refusal.NOT_AUTHORISED : this.#judgeMember(entry, false);
     const adminsBefore = this.#adminsBefore(entry);
     entry.touchesAdmins ||= mayChangeAdmins(statement, adminsBefore);
     const adminUntil = adminsBefore.get(statement.issuerHex);
     const isAdmin = adminUntil !== undefined && wallFromHlc(statement.hlc) <= adminUntil;
-    if (!needsAdmin(statement)) {
-      const wasAdmitted =
-        this.#admissions.get(statement.issuerHex)?.some((admission) => isAncestor(admission, entry)) === true;
-      if (!wasAdmitted) return Refusal.NOT_AUTHORISED;
-      const over = (this.#memberIssued.get(statement.issuerHex) ?? 0) >= MEMBER_QUOTA;
-      return over && !isAdmin ? Refusal.ISSUER_QUOTA : undefined;
-    }
+    if (!needsAdmin(statement)) return this.#judgeMember(entry, isAdmin);
     return isAdmin ? this.#judgeBody(entry) : Refusal.NOT_AUTHORISED;
+  }
+
+  /** What any member may say. */
+  #judgeMember(entry: Entry, isAdmin: boolean): Refusal | undefined {
+    const { issuerHex } = entry.statement;
+    if (!isAdmin && (this.#memberIssued.get(issuerHex) ?? 0) >= MEMBER_QUOTA) return Refusal.ISSUER_QUOTA;
+    const wasAdmitted = this.#admissions.get(issuerHex)?.some((admission) => isAncestor(admission, entry)) === true;
+    return wasAdmitted ? undefined : Refusal.NOT_AUTHORISED;
+  }
+
+  #boundReached({ issuerHex }: Statement): Refusal | undefined {
+    if (this.isFull) return Refusal.ROSTER_FULL;
+    const isShareFull = (this.#issued.get(issuerHex) ?? 0) >= this.#maxStatements * ISSUER_SHARE;
+    return isShareFull ? Refusal.ISSUER_QUOTA : undefined;
+  }
+
+  /** True for the first removal of a node by this issuer, while there is room beyond the bounds. */
+  #mayExceed(statement: Statement): boolean {
+    const removal = removalKey(statement);
+    if (removal === undefined || this.#removals.has(removal)) return false;
+    if (this.#sorted.length >= this.#maxStatements * (1 + REMOVAL_SHARE)) return false;
+    return (this.#extras.get(statement.issuerHex) ?? 0) < MAX_ISSUER_EXTRAS;
   }
 
   /** What an admin says must fit what is below it. */
@@ -313,18 +358,26 @@ export class Roster {
     return this.#resolve(this.#ancestry(entry, false)).admins;
   }
 
-  /** Asked for every entry as it is judged, so the walk down ends after one step except for the first child of a merge. */
+  /** Asked for whatever an admin says as it is judged; below that may stand a long row of what plain members said. */
   #adminsAfter(entry: Entry): Admins {
-    if (entry.adminsAfter === undefined) {
-      if (entry.parents.length > 0 && !entry.touchesAdmins) entry.adminsAfter = this.#adminsAfter(this.#sorted[0]);
-      else if (entry.parents.length === 1) {
-        const before = this.#adminsAfter(entry.parents[0]);
-        entry.adminsAfter = mayChangeAdmins(entry.statement, before)
-          ? this.#resolve(this.#ancestry(entry, true)).admins
-          : before;
-      } else entry.adminsAfter = this.#resolve(this.#ancestry(entry, true)).admins;
+    const row: Entry[] = [];
+    let below = entry;
+    for (
+      ;
+      below.adminsAfter === undefined && below.touchesAdmins && below.parents.length === 1;
+      below = below.parents[0]
+    )
+      row.push(below);
+    below.adminsAfter ??=
+      below.parents.length > 0 && !below.touchesAdmins
+        ? this.#adminsAfter(this.#sorted[0])
+        : this.#resolve(this.#ancestry(below, true)).admins;
+    let admins = below.adminsAfter;
+    for (const one of row.toReversed()) {
+      if (mayChangeAdmins(one.statement, admins)) admins = this.#resolve(this.#ancestry(one, true)).admins;
+      one.adminsAfter = admins;
     }
-    return entry.adminsAfter;
+    return admins;
   }
 
   #ancestry(entry: Entry, withSelf: boolean): Entry[] {
@@ -359,6 +412,24 @@ export class Roster {
     }
     return derived;
   }
+}
+
+function count(map: Map<string, number>, key: string): void {
+  map.set(key, (map.get(key) ?? 0) + 1);
+}
+
+/** undefined: it removes no node */
+function removalKey({ body, issuerHex }: Statement): string | undefined {
+  if ((body.kind !== "revoke" && body.kind !== "unadmin") || body.node === undefined) return undefined;
+  return `${body.kind} ${issuerHex} ${toHex(body.node)}`;
+}
+
+/** @returns the node id in hex that the statement makes an admin, if it has effect */
+function madeAdminBy(statement: Statement): string | undefined {
+  const { body } = statement;
+  if (body.kind === "genesis") return statement.issuerHex;
+  const isGrant = body.kind === "admin" || (body.kind === "admit" && body.roles.includes("admin"));
+  return isGrant ? toHex(body.node) : undefined;
 }
 
 /** @param before admins before the statement; others than these can change only by a grant */

@@ -202,3 +202,12 @@ test("who may send through this node, and how much, is up to its file", () => {
     rmSync(directory, { recursive: true });
   }
 });
+
+test("routes that are an exit in pieces are refused", () => {
+  for (const prefix of ["128.0.0.0/1", "2000::/3", "0.0.0.0/0"])
+    assert.match(refusal(`routes = ["${prefix}"]`).message, /routes/, prefix);
+  assert.deepEqual(parseConfig('routes = ["10.0.0.0/8", "fd00::/16"]', "/x/weft.toml").routes, [
+    "10.0.0.0/8",
+    "fd00::/16",
+  ]);
+});

@@ -11,10 +11,12 @@ import { fromHex } from "../base/bytes.ts";
 import { looksLikeChannelUrl, parseChannelUrl } from "../base/channel-url.ts";
 import { parseAddress, parseEndpoint } from "../base/endpoint.ts";
 import { WeftError } from "../base/errors.ts";
+import { isTooWide } from "./host-offers.ts";
 import { parseProxyPrefix } from "./channels/forwarded.ts";
 import { parseService } from "../mesh/offers.ts";
 import type { OfferedService } from "../mesh/offers.ts";
 import { formatRoutePrefix, parseRoutePrefix } from "../mesh/route-prefix.ts";
+import { hasIdForm } from "../mesh/id-form.ts";
 import { MAPPER_NAMES } from "./discovery/mapper.ts";
 import type { MapperName } from "./discovery/mapper.ts";
 import { UNDERLAY_MARK } from "./exit.ts";
@@ -207,9 +209,9 @@ const endpointText = text(
 const urlText = text('a URL such as "wss://relay.example.org/weft"', (value) => parseChannelUrl(value) !== undefined);
 const MAX_URLS = 2;
 
-const routeText = text('a prefix such as "10.20.0.0/24", zeros behind it', (value) => {
+const routeText = text('a prefix such as "10.20.0.0/24", zeros behind it, /8 or longer (IPv6: /16)', (value) => {
   const prefix = parseRoutePrefix(value);
-  return prefix !== undefined && prefix.bits > 0;
+  return prefix !== undefined && !isTooWide(prefix);
 });
 const serviceText = text('a service such as "_http._tcp:8080"', (value) => parseService(value) !== undefined);
 
@@ -527,5 +529,5 @@ export function defaultNodeName(hostname: string): string {
     .replace(/[^a-z0-9-]+/g, "-")
     .replace(/^-+|-+$/g, "")
     .slice(0, 63);
-  return isNodeName(label) ? label : "node";
+  return isNodeName(label) && !hasIdForm(label) ? label : "node";
 }

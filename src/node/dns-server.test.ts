@@ -186,6 +186,75 @@ test("garbage closes a connection and is not answered over UDP", async (t) => {
   assert.equal(addressOf(await askUdp(server.port, question("nas.home.weft"))), "100.64.0.1");
 });
 
+test("a server that cannot even be connected to is passed over", async (t) => {
+  const server = await start(t);
+  // a connected UDP socket may not be for the broadcast address, nor for a link-local one without its link
+  const unreachable = ["255.255.255.255", "fe80::1"];
+  server.setForwarders([...unreachable, await upstream(t, (query) => [answerWith(query, "192.0.2.3")])]);
+  assert.equal(addressOf(await askUdp(server.port, question("example.org"))), "192.0.2.3");
+  server.setForwarders(unreachable);
+  assert.equal(codeOf(await askUdp(server.port, question("example.org"))), 2);
+  assert.equal(server.counters.forwardFailed, 1);
+});
+
+test("an answer without the question does not count", async (t) => {
+  const server = await start(t);
+  const bare = (query: DecodedPacket): Buffer => {
+    const reply = answerWith({ ...query, questions: [] }, "203.0.113.66");
+    assert.equal(reply.readUInt16BE(4), 0);
+    return reply;
+  };
+  server.setForwarders([await upstream(t, (query) => [bare(query), answerWith(query, "192.0.2.1")])]);
+  assert.equal(addressOf(await askUdp(server.port, question("example.org"))), "192.0.2.1");
+});
+
+test("who asks over TCP and does not read is cut off", async (t) => {
+  const server = await start(t);
+  const services = Array.from({ length: 1_200 }, (_, i) => ({ label: "_x._tcp", host: "nas", port: i + 1 }));
+  server.setZone(
+    new Zone({
+      network: "home",
+      ipv4Prefix: "100.64.0.0/16",
+      ipv6Prefix: "fd12:3456:789a::/48",
+      hosts: [{ name: "nas", ipv4: "100.64.0.1", ipv6: "fd12:3456:789a::1" }],
+      services,
+      serial: 1,
+    }),
+  );
+  const asked = encode({ id: 1, type: "query", questions: [{ name: "_x._tcp.home.weft", type: "SRV" }] });
+  const connection = createConnection({ host: "127.0.0.1", port: server.port });
+  t.after(() => connection.destroy());
+  connection.pause();
+  connection.on("error", () => undefined);
+  let sent = 0;
+  while (server.counters.overload === 0 && !connection.destroyed && sent < 390) {
+    connection.write(framed(asked));
+    sent++;
+    await new Promise((resolve) => setTimeout(resolve, 1));
+  }
+  assert.equal(server.counters.overload, 1);
+  assert.equal(server.counters.limited, 0);
+  assert.equal(addressOf(await askUdp(server.port, question("nas.home.weft"))), "100.64.0.1", "others are served");
+});
+
+test("a source beyond its rate is not answered, over UDP and TCP", async (t) => {
+  const server = await start(t);
+  const flood = framed(...Array.from({ length: 30 }, (_, i) => question("nas.home.weft", i)));
+  let answered = 0;
+  // 400 at once, 200 more each second: a thousand in much less than three seconds are too many
+  for (let i = 0; i < 40; i++) answered += (await askTcp(server.port, flood, 30)).length;
+  assert.ok(answered >= 300 && answered < 1_200, `${answered} answers`);
+  assert.ok(server.counters.limited > 0);
+  const socket = createSocket("udp4");
+  t.after(() => socket.close());
+  const { limited } = server.counters;
+  for (let i = 0; i < 1_000; i++) {
+    socket.send(question("nas.home.weft"), server.port, "127.0.0.1");
+    if (i % 50 === 0) await new Promise((resolve) => setTimeout(resolve, 2));
+  }
+  assert.ok(server.counters.limited > limited);
+});
+
 test("a port that is taken is told, not thrown", async (t) => {
   const server = await start(t);
   const second = new DnsServer({ log: nullLogger, random: new SeededRandom(1), isAllowed: () => true }, server.port);

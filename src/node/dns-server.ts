@@ -3,7 +3,8 @@
  * answered. Names of other zones are refused unless a forwarder is set (an exit is used, or this node is one).
  *
  * Bounds: MAX_FORWARDS questions under way, each FORWARD_MS at most; MAX_CONNECTIONS TCP connections, idle IDLE_MS, one message of
- * MAX_QUERY_BYTES at a time. Beyond: SERVFAIL or closed, counted. Source: RFC 1035 section 4.2, RFC 7766.
+ * MAX_QUERY_BYTES at a time, MAX_UNREAD_BYTES of answers that its other end has not taken; per source address QUESTIONS_PER_SECOND with a burst of
+ * QUESTION_BURST, for the MAX_SOURCES that asked last. Beyond: SERVFAIL, silence or closed, counted. Source: RFC 1035 section 4.2, RFC 7766.
  */
 import { createSocket } from "node:dgram";
 import type { RemoteInfo, Socket } from "node:dgram";
@@ -13,6 +14,7 @@ import type { Logger } from "../base/log.ts";
 import type { Random } from "../base/random.ts";
 import { answerQuery, failure, MAX_QUERY_BYTES } from "../mesh/dns/answer.ts";
 import type { Zone } from "../mesh/dns/zone.ts";
+import { TokenBucket } from "../path/bucket.ts";
 
 export const DNS_PORT = 53;
 const MAX_FORWARDS = 256;
@@ -22,6 +24,11 @@ const NEXT_SERVER_MS = 1_200;
 const MAX_CONNECTIONS = 32;
 const IDLE_MS = 10_000;
 const MAX_ANSWER_BYTES = 65_535;
+/** Who asks and does not read is cut off at two of the largest answers. */
+const MAX_UNREAD_BYTES = 2 * (2 + MAX_ANSWER_BYTES);
+const QUESTIONS_PER_SECOND = 200;
+const QUESTION_BURST = 400;
+const MAX_SOURCES = 1024;
 
 export interface DnsServerDeps {
   readonly log: Logger;
@@ -37,6 +44,8 @@ export interface DnsCounters {
   refused: number;
   malformed: number;
   strangers: number;
+  /** Beyond the rate of their source. */
+  limited: number;
   forwarded: number;
   forwardFailed: number;
   overload: number;
@@ -49,6 +58,7 @@ export class DnsServer {
     refused: 0,
     malformed: 0,
     strangers: 0,
+    limited: 0,
     forwarded: 0,
     forwardFailed: 0,
     overload: 0,
@@ -60,6 +70,8 @@ export class DnsServer {
   readonly #sockets: Socket[] = [];
   readonly #servers: Server[] = [];
   readonly #connections = new Set<Connection>();
+  /** By source address, the one that asked last at the end. */
+  readonly #buckets = new Map<string, TokenBucket>();
   #zone: Zone | undefined;
   #forwarders: readonly string[] = [];
   #forwards = 0;
@@ -123,7 +135,7 @@ export class DnsServer {
   }
 
   async #takeDatagram(socket: Socket, message: Buffer, from: RemoteInfo): Promise<void> {
-    if (!this.#admit(from.address) || from.port === 0) return;
+    if (!this.#admit(from.address) || from.port === 0 || !this.#afford(from.address)) return;
     const reply = await this.#answer(message, "udp");
     if (reply !== undefined && !this.#isClosed) socket.send(reply, from.port, from.address, () => undefined);
   }
@@ -145,7 +157,9 @@ export class DnsServer {
 
   #takeConnection(connection: Connection): void {
     connection.on("error", () => connection.destroy());
-    if (!this.#admit(connection.remoteAddress ?? "")) {
+    const source = connection.remoteAddress ?? "";
+    // a connection costs as much as a question
+    if (!this.#admit(source) || !this.#afford(source)) {
       connection.destroy();
       return;
     }
@@ -166,6 +180,10 @@ export class DnsServer {
         if (waiting.length < 2 + length) break;
         const message = waiting.subarray(2, 2 + length);
         waiting = waiting.subarray(2 + length);
+        if (!this.#afford(source)) {
+          connection.destroy();
+          break;
+        }
         const reply = await this.#answer(message, "tcp");
         if (reply === undefined) {
           connection.destroy();
@@ -173,7 +191,12 @@ export class DnsServer {
         }
         const size = Buffer.alloc(2);
         size.writeUInt16BE(reply.length);
+        if (connection.destroyed) break;
         connection.write(Buffer.concat([size, reply]));
+        if (connection.writableLength > MAX_UNREAD_BYTES) {
+          this.counters.overload++;
+          connection.destroy();
+        }
       }
       isBusy = false;
     };
@@ -191,6 +214,18 @@ export class DnsServer {
   #admit(address: string): boolean {
     if (this.#deps.isAllowed(address.replace(/^::ffff:/, ""))) return true;
     this.counters.strangers++;
+    return false;
+  }
+
+  /** Charges one question to its source. */
+  #afford(source: string): boolean {
+    let bucket = this.#buckets.get(source);
+    if (bucket !== undefined) this.#buckets.delete(source);
+    else if (this.#buckets.size >= MAX_SOURCES) this.#buckets.delete(this.#buckets.keys().next().value as string);
+    bucket ??= new TokenBucket(QUESTIONS_PER_SECOND, QUESTION_BURST);
+    this.#buckets.set(source, bucket);
+    if (bucket.take(performance.now())) return true;
+    this.counters.limited++;
     return false;
   }
 
@@ -268,8 +303,17 @@ function askUdp(server: string, message: Buffer, waitMs: number, random: Random)
     socket.on("message", (reply) => {
       if (isReplyTo(asked, reply)) finish(() => resolve(withId(reply, message)));
     });
-    // connected: the kernel takes only what comes from that server
-    socket.connect(port, address, () => socket.send(asked));
+    // connected: the kernel takes only what comes from that server. A connect that fails tells the callback alone
+    const connected = (error?: Error): void => {
+      if (isDone) return;
+      if (error === undefined) socket.send(asked);
+      else finish(() => reject(error));
+    };
+    try {
+      socket.connect(port, address, connected);
+    } catch (error) {
+      finish(() => reject(error));
+    }
   });
 }
 
@@ -314,7 +358,7 @@ function isReplyTo(asked: Buffer, reply: Buffer): boolean {
   while (end < asked.length && asked[end] !== 0) end += asked[end] + 1;
   end += 5;
   const same = (bytes: Buffer): string => bytes.subarray(12, end).toString("latin1").toLowerCase();
-  return reply.readUInt16BE(4) === 0 || same(asked) === same(reply);
+  return reply.readUInt16BE(4) === 1 && same(asked) === same(reply);
 }
 
 function withId(reply: Buffer, message: Buffer): Buffer {

@@ -1,5 +1,8 @@
 /**
- * The nft tables of a node that uses an exit.
+ * The nft tables of a node: the door of every one, the leak guard and marks of one that uses an exit.
+ *
+ * The door drops what comes in from elsewhere than the tunnel and claims to be of the overlay: the members' source check is worth something
+ * only when no neighbour on a link can send under their addresses.
  *
  * The leak guard drops what would leave this machine in the clear: everything but loopback, the tunnel's interface, packets with the underlay's mark
  * (the sealed datagrams) and what a link needs to live (DHCP, neighbour discovery). It is kernel state: it holds when the daemon is killed, and opens
@@ -41,6 +44,29 @@ export function guardRules(plan: GuardPlan): string {
     `    oifname "${plan.interface}" accept`,
     ...lan,
     "    counter",
+    "  }",
+  ].join("\n");
+}
+
+export interface DoorPlan {
+  readonly interface: string;
+  /** The network's prefixes: nobody outside has such a source. */
+  readonly overlay4: string;
+  readonly overlay6: string;
+  /** Own overlay addresses: nobody outside asks for them. */
+  readonly source4: string;
+  readonly source6: string;
+}
+
+export function doorRules(plan: DoorPlan): string {
+  return [
+    "  chain door {",
+    "    type filter hook prerouting priority raw; policy accept;",
+    `    iifname { "lo", "${plan.interface}" } accept`,
+    `    ip saddr ${plan.overlay4} counter drop`,
+    `    ip6 saddr ${plan.overlay6} counter drop`,
+    `    ip daddr ${plan.source4} counter drop`,
+    `    ip6 daddr ${plan.source6} counter drop`,
     "  }",
   ].join("\n");
 }

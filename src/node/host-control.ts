@@ -34,7 +34,7 @@ import type { Clock } from "./clock.ts";
 import { DnsServer } from "./dns-server.ts";
 import { HostMachine } from "./host-machine.ts";
 import type { MachineOptions, MachinePlan } from "./host-machine.ts";
-import { DEFAULT4, DEFAULT6, HostOffers, MAX_OWN_PREFIXES } from "./host-offers.ts";
+import { DEFAULT4, DEFAULT6, HostOffers, isTooWide, MAX_OWN_PREFIXES, MIN_BITS4, MIN_BITS6 } from "./host-offers.ts";
 import type { HostSettings } from "./host-settings.ts";
 import { overlayMtu } from "./interface.ts";
 import { Resolver, upstreamServers } from "./resolver.ts";
@@ -198,6 +198,12 @@ export class HostRouting implements HostControl {
     if (parsed.bits === 0)
       throw new WeftError("ROUTE_INVALID", `"${prefix}" is everything`, "to offer an exit: weft exit offer");
     const text = formatRoutePrefix(parsed);
+    if (on && isTooWide(parsed))
+      throw new WeftError(
+        "ROUTE_INVALID",
+        `${text} is too much of all addresses: others accept /${MIN_BITS4} or longer for IPv4, /${MIN_BITS6} or longer for IPv6`,
+        "announce longer prefixes, or offer everything: weft exit offer",
+      );
     this.#requireOutsideOverlay(parsed, text);
     const others = this.#settings.announce.filter((one) => one !== text);
     if (on && others.length + this.#options.announce.length >= MAX_OWN_PREFIXES)
@@ -334,6 +340,14 @@ export class HostRouting implements HostControl {
       text,
       remedy: "correct that, then run `weft repair`",
     }));
+    if (this.#machine.doorProblem !== undefined) {
+      items.push({
+        code: "host-door",
+        severity: "warning",
+        text: `neighbours on a link could send under members' addresses: ${this.#machine.doorProblem}`,
+        remedy: "install nftables, then run `weft repair`",
+      });
+    }
     for (const own of this.routes().own) {
       if (own.approved) continue;
       items.push({

@@ -3,6 +3,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "nod
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
+import { WeftError } from "../base/errors.ts";
 import { nullLogger } from "../base/log.ts";
 import { parseRoutePrefix } from "../mesh/route-prefix.ts";
 import { HostMachine, type MachinePlan } from "./host-machine.ts";
@@ -69,7 +70,8 @@ async function world(parameters: Record<string, string> = {}): Promise<World> {
       if (/ route show table /.test(line))
         return Promise.resolve(line.includes("table main") && line.includes("-4") ? MAIN : "[]");
       const step = nameOf(line, input);
-      if (out.fail?.test(step) === true) return Promise.reject(new Error(`${step} refused`));
+      if (out.fail?.test(step) === true)
+        return Promise.reject(new WeftError("PROGRAM_MISSING", `${step} refused`, "install it"));
       steps.push(step);
       return Promise.resolve("");
     },
@@ -118,7 +120,7 @@ function nameOf(line: string, input: string): string {
 test("the guard closes before the first route changes, and opens after the last one is gone", async () => {
   const { machine, steps } = await world();
   await machine.apply(everything);
-  assert.deepEqual(steps.splice(0), ["+guard", "+table4", "+rule4", "+table6", "+rule6"]);
+  assert.deepEqual(steps.splice(0), ["+guard", "+door", "+table4", "+rule4", "+table6", "+rule6"]);
   assert.equal(machine.isGuarded, true);
   await machine.apply(idle);
   assert.deepEqual(steps.splice(0), ["-rule4", "-table4", "-rule6", "-table6", "-guard"]);
@@ -168,10 +170,12 @@ test("a router forwards on the devices that matter only, and takes it back", asy
     ["eth0", "weft0", "eth9"].map((device) => w.sysctl(`net/ipv4/conf/${device}/forwarding`));
   assert.deepEqual(values(), ["1", "1", "0"]);
   assert.equal(w.machine.isServing, true);
-  assert.deepEqual(w.steps.splice(0), ["+nat"]);
+  assert.deepEqual(w.steps.splice(0), ["+door", "+nat"]);
   await w.machine.apply(idle);
   assert.deepEqual(values(), ["0", "0", "0"]);
-  assert.deepEqual(w.steps, ["-nat"]);
+  assert.deepEqual(w.steps.splice(0), ["-nat"]);
+  await w.changes.undo();
+  assert.deepEqual(w.steps, ["-door"]);
   assert.deepEqual(w.changes.journal.outstanding, []);
 });
 
@@ -214,5 +218,24 @@ test("undoing by hand never runs beside a plan; the next plan makes everything a
   assert.deepEqual(changes.journal.outstanding, []);
   steps.length = 0;
   await machine.apply(everything);
-  assert.deepEqual(steps, ["+guard", "+table4", "+rule4", "+table6", "+rule6"]);
+  assert.deepEqual(steps, ["+guard", "+door", "+table4", "+rule4", "+table6", "+rule6"]);
+});
+
+test("every node has a door, made once; where nft is missing that is said, once, and nothing is left to undo", async () => {
+  const w = await world();
+  await w.machine.apply(idle);
+  await w.machine.apply({ ...idle, resolver: { ...idle.resolver, servers: ["100.64.0.2"] } });
+  assert.deepEqual(w.steps, ["+door"]);
+  assert.equal(w.machine.doorProblem, undefined);
+  const bare = await world();
+  bare.fail = /door/;
+  await bare.machine.apply(idle);
+  await bare.machine.apply(idle);
+  assert.match(bare.machine.doorProblem ?? "", /refused/);
+  assert.deepEqual(bare.machine.problems, []);
+  assert.deepEqual(bare.changes.journal.outstanding, []);
+  bare.fail = undefined;
+  await bare.machine.undoBy(() => bare.changes.undo());
+  await bare.machine.apply(idle);
+  assert.deepEqual([bare.steps, bare.machine.doorProblem], [["+door"], undefined]);
 });

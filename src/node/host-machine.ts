@@ -2,12 +2,14 @@
  * Brings the machine to a plan: leak guard, routing table and rule, marks, forwarding and translation, resolver. One apply() at a time, the
  * newest plan next; what is so already is left alone, so that our own changes, heard again from the kernel, end nowhere.
  *
+ * The door is made once and stays until stop() or repair; where it cannot be made, doorProblem says why and everything else goes on.
+ *
  * Order: the guard closes before anything else changes and opens after everything else is undone.
  */
 import type { Logger } from "../base/log.ts";
 import { formatRoutePrefix } from "../mesh/route-prefix.ts";
 import type { RoutePrefix } from "../mesh/route-prefix.ts";
-import { guardRules, markRules } from "./exit.ts";
+import { doorRules, guardRules, markRules } from "./exit.ts";
 import type { Resolver, ResolverPlan } from "./resolver.ts";
 import { devicesTowards, natRules, parseMainRoutes, ruleSpec, tableLines } from "./subnet-routes.ts";
 import type { MainRoute } from "./subnet-routes.ts";
@@ -49,6 +51,8 @@ export interface MachineDeps {
 export class HostMachine {
   /** What did not work at the last apply(), one line each. */
   problems: readonly string[] = [];
+  /** Why packets from outside may claim overlay addresses; undefined: they may not. */
+  doorProblem: string | undefined;
   /** The leak guard is closed. */
   isGuarded = false;
   /** Forwarding and translation are set up. */
@@ -60,6 +64,8 @@ export class HostMachine {
   readonly #applied = new Map<string, string>();
   #next: MachinePlan | undefined;
   #running: Promise<void> | undefined;
+  /** One attempt for each start and each repair: a machine without nft does not get it meanwhile. */
+  #isDoorTried = false;
   #isClosed = false;
 
   constructor(deps: MachineDeps, options: MachineOptions) {
@@ -87,6 +93,7 @@ export class HostMachine {
       )
       .finally(() => {
         this.#applied.clear();
+        this.#isDoorTried = false;
         this.isServing = false;
         this.#running = undefined;
       });
@@ -130,6 +137,7 @@ export class HostMachine {
     }
     const { exit } = plan;
     if (exit !== undefined) await attempt(() => this.#closeGuard(exit.allowLan, main));
+    await this.#closeDoor();
     for (const family of [4, 6] as const) await attempt(() => this.#applyTable(plan, family, main.get(family) ?? []));
     await attempt(() => this.#applyMarks(plan));
     await attempt(() => this.#applyForwarding(plan, [...(main.get(4) ?? []), ...(main.get(6) ?? [])]));
@@ -142,6 +150,18 @@ export class HostMachine {
       await this.#deps.changes.run("ip", ["-j", `-${family}`, "route", "show", "table", "main"]),
       family,
     );
+  }
+
+  async #closeDoor(): Promise<void> {
+    if (this.#isDoorTried) return;
+    this.#isDoorTried = true;
+    try {
+      await this.#deps.changes.nft(`weft-door-${this.#options.tag}`, doorRules(this.#options), false);
+      this.doorProblem = undefined;
+    } catch (error) {
+      this.doorProblem = (error as Error).message;
+      this.#deps.log.warn(`packets from outside with overlay addresses are not dropped: ${this.doorProblem}`);
+    }
   }
 
   #guardName(): string {

@@ -14,6 +14,14 @@ import type { RouteOffer } from "./subnet-routes.ts";
 export const DEFAULT4 = "0.0.0.0/0";
 export const DEFAULT6 = "::/0";
 export const MAX_OWN_PREFIXES = 16;
+/** Shortest prefixes that are taken as networks behind a member: a few shorter ones are an exit in pieces, without its guard and its consent. */
+export const MIN_BITS4 = 8;
+export const MIN_BITS6 = 16;
+
+/** True for what is too much of all addresses to be a network behind a member. */
+export function isTooWide(prefix: Pick<RoutePrefix, "family" | "bits">): boolean {
+  return prefix.bits < (prefix.family === 4 ? MIN_BITS4 : MIN_BITS6);
+}
 
 export class HostOffers {
   readonly #mesh: MeshNode;
@@ -33,7 +41,8 @@ export class HostOffers {
   announced(): string[] {
     const { announce, offerExit } = this.#settings();
     const offered = offerExit ? [DEFAULT4, DEFAULT6] : [];
-    return [...new Set([...this.#configured, ...announce, ...offered])].slice(0, MAX_OWN_PREFIXES);
+    const networks = [...this.#configured, ...announce].filter((text) => !isTooWide(parseRoutePrefix(text)!));
+    return [...new Set([...networks, ...offered])].slice(0, MAX_OWN_PREFIXES);
   }
 
   /** Of these, the approved ones. */
@@ -50,7 +59,7 @@ export class HostOffers {
     const offers: RouteOffer[] = [];
     for (const route of acceptRoutes ? this.#mesh.approvedRoutes() : []) {
       const member = this.#mesh.memberById(route.nodeId);
-      if (member === undefined || this.isSelf(member) || route.bits === 0) continue;
+      if (member === undefined || this.isSelf(member) || isTooWide(route)) continue;
       // a network this node is a router of itself is reached directly
       if (own.some((prefix) => prefix.bits > 0 && containsPrefix(prefix, route))) continue;
       if (this.announces(member, route.prefix)) offers.push({ prefix: route.prefix, node: toHex(route.nodeId) });

@@ -45,7 +45,7 @@ import type { NatMapping } from "./discovery/nat-kind.ts";
 import { HostRouting } from "./host-control.ts";
 import { decodeHostSettings, encodeHostSettings, HOST_SETTINGS_KEY } from "./host-settings.ts";
 import type { HostSettings } from "./host-settings.ts";
-import { InterfaceConfigurator, overlayMtu } from "./interface.ts";
+import { InterfaceConfigurator, interfaceMtu, overlayMtu } from "./interface.ts";
 import { Journal } from "./journal.ts";
 import type { PeerRecord } from "./peer-table.ts";
 import { systemRandom } from "./random.ts";
@@ -239,7 +239,11 @@ class NodeProcess implements WeftNode {
     const bootId = systemRandom.u32();
     const { websocket } = config;
     const dialer = websocket.connect
-      ? new Dialer({ ca: readAuthority(websocket.caFile), mark: config.mark })
+      ? new Dialer({
+          ca: readAuthority(websocket.caFile),
+          mark: config.mark,
+          allowLocal: config.listen.length > 0 && config.listen.every(({ address }) => isLoopback(address)),
+        })
       : undefined;
     const runtime = new NodeRuntime(
       {
@@ -301,7 +305,7 @@ class NodeProcess implements WeftNode {
       gro: config.gro,
       tso: config.tso,
       underlayMtuBytes,
-      tunMtuBytes: overlayMtu(underlayMtuBytes, 4),
+      tunMtuBytes: interfaceMtu(underlayMtuBytes),
     };
     const start: StartDataplane = testing?.startDataplane ?? startDataplane;
     this.#plane = await start(

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { nullLogger } from "../base/log.ts";
-import { InterfaceConfigurator, overlayMtu, superPacketBytes } from "./interface.ts";
+import { InterfaceConfigurator, interfaceMtu, overlayMtu, superPacketBytes } from "./interface.ts";
 
 const PLAN = {
   name: "weft0",
@@ -109,4 +109,24 @@ test("the overlay MTU is what the underlay leaves, and never below what IPv4 nee
   assert.equal(overlayMtu(1500, 4), 1436);
   assert.equal(overlayMtu(1500, 6), 1416);
   assert.equal(overlayMtu(100, 4), 576);
+});
+
+test("a small underlay leaves the interface 1,280 bytes, which IPv6 needs, and IPv6 routes never get less", async () => {
+  assert.equal(interfaceMtu(1280), 1280);
+  assert.equal(interfaceMtu(1500), overlayMtu(1500, 4));
+  const batches: string[] = [];
+  const configurator = new InterfaceConfigurator(
+    {
+      log: nullLogger,
+      run: (_, input) => {
+        batches.push(input);
+        return Promise.resolve("");
+      },
+    },
+    { ...PLAN, mtuBytes: 1236, prefixMtuBytes: 1300 },
+  );
+  configurator.setPeer(["100.64.0.9", "fd00::9"], 1196);
+  await configurator.settled();
+  assert.match(batches.join(""), /100\.64\.0\.9\/32 dev weft0 mtu 1196/);
+  assert.match(batches.join(""), /fd00::9\/128 dev weft0 mtu 1280/);
 });

@@ -23,6 +23,11 @@ export interface InterfacePlan {
   readonly prefixMtuBytes: number;
 }
 
+/** MTU of the interface: IPv6 needs 1,280 on every link; what a path does not take in one piece travels in fragments. */
+export function interfaceMtu(underlayMtuBytes: number): number {
+  return Math.max(MIN_IPV6_MTU_BYTES, overlayMtu(underlayMtuBytes, 4));
+}
+
 /** Overlay MTU of a path. @param family of the underlay */
 export function overlayMtu(underlayMtuBytes: number, family: 4 | 6): number {
   return Math.max(MIN_IPV4_MTU_BYTES, innerPayloadBytes(underlayMtuBytes, family));
@@ -99,7 +104,7 @@ export class InterfaceConfigurator {
       const mtu =
         mtuBytes === undefined
           ? undefined
-          : Math.min(this.#plan.mtuBytes, six ? Math.max(MIN_IPV6_MTU_BYTES, mtuBytes) : mtuBytes);
+          : Math.max(six ? MIN_IPV6_MTU_BYTES : MIN_IPV4_MTU_BYTES, Math.min(this.#plan.mtuBytes, mtuBytes));
       const prefixMtu = six ? Math.max(MIN_IPV6_MTU_BYTES, this.#plan.prefixMtuBytes) : this.#plan.prefixMtuBytes;
       if (mtu === undefined || mtu === prefixMtu) this.#wanted.delete(address);
       else this.#wanted.set(address, mtu);

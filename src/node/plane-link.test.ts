@@ -72,3 +72,10 @@ test("datagrams are dropped and counted when too many wait, state never", () => 
   for (let i = 0; i < 100; i++) link.send(peer(i));
   assert.equal(link.waiting, 1124);
 });
+
+test("datagrams to bare addresses are dropped like other datagrams once too much waits", () => {
+  const { link } = setup();
+  for (let slot = 0; slot < 1_024; slot++) link.send(peer(slot));
+  link.send({ kind: "raw", to: new Uint8Array(18), datagram: new Uint8Array(1) });
+  assert.deepEqual([link.waiting, link.dropped], [1_024, 1]);
+});

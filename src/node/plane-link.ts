@@ -13,6 +13,7 @@ function isDroppable(command: Command): boolean {
     command.kind === "transmit" ||
     command.kind === "ping" ||
     command.kind === "channelIn" ||
+    command.kind === "raw" ||
     (command.kind === "inner" && command.innerKind === 2)
   );
 }

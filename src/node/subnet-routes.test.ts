@@ -2,7 +2,14 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import { parseRoutePrefix } from "../mesh/route-prefix.ts";
-import { devicesTowards, parseMainRoutes, RouteChooser, type RouterFigures, tableLines } from "./subnet-routes.ts";
+import {
+  devicesTowards,
+  natRules,
+  parseMainRoutes,
+  RouteChooser,
+  type RouterFigures,
+  tableLines,
+} from "./subnet-routes.ts";
 
 const LAN = "10.20.0.0/24";
 const fine: RouterFigures = {
@@ -157,6 +164,7 @@ test("a prefix behind a member never takes a network the machine is connected to
   assert.deepEqual(tableLines({ ...plan, prefixes: new Map([["10.20.0.0/24", 1400]]) }), [
     "unicast 10.20.0.0/24 dev weft0 mtu 1400 src 100.64.0.2",
     "throw 10.20.0.128/25",
+    "unreachable 10.20.0.0/24 metric 9999",
   ]);
   assert.deepEqual(tableLines({ ...plan, prefixes: new Map([["192.168.1.0/24", 1400]]) }), ["throw 192.168.1.0/24"]);
   assert.deepEqual(tableLines({ ...plan, prefixes: new Map() }), []);
@@ -205,4 +213,15 @@ test("the devices towards a prefix: connected or routed, the default only when n
   assert.deepEqual(towards("10.99.1.0/24"), ["eth0"]);
   assert.deepEqual(towards("198.51.100.0/24"), ["eth0"]);
   assert.deepEqual(towards("0.0.0.0/0"), ["eth0", "eth1"]);
+});
+
+test("a router keeps members from metadata services, and lets nobody outside begin a connection to a member", () => {
+  const rules = natRules({ interface: "weft0", overlay4: "100.64.0.0/16", overlay6: "fd00::/48" });
+  assert.match(rules, /oifname "weft0" ct state != \{ established, related \} drop/);
+  for (const address of ["169.254.0.0/16", "168.63.129.16", "192.0.0.192", "100.100.100.200"])
+    assert.match(rules, new RegExp(`iifname "weft0" ip daddr \\{[^}]*${address.replaceAll(".", "\\.")}[ ,]`), address);
+  for (const address of ["fe80::/10", "fd00:ec2::254", "fd20:ce::254"])
+    assert.match(rules, new RegExp(`iifname "weft0" ip6 daddr \\{[^}]*${address}[ ,]`), address);
+  const shared = natRules({ interface: "weft0", overlay4: "100.100.0.0/16", overlay6: "fd00::/48" });
+  assert.doesNotMatch(shared, /100\.100\.100\.200/, "a member may have that address");
 });

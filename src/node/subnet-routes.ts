@@ -22,6 +22,12 @@ const CONNECT_FAIL_MS = 700;
 const MAX_PREFIXES = 1024;
 const MIN_IPV6_MTU_BYTES = 1280;
 const RULE_PREFERENCE = 9338;
+const UNREACHABLE_METRIC = 9999;
+/** What clouds answer with a machine's secrets, to that machine alone, besides link-local addresses. */
+const METADATA4 = ["168.63.129.16", "192.0.0.192"];
+/** Such a service as well, but of the range that networks choose their addresses from. */
+const SHARED_METADATA4 = "100.100.100.200";
+const METADATA6 = ["fd00:ec2::254", "fd20:ce::254"];
 
 /** What the data plane and the session layer know of a router at one moment. */
 export interface RouterFigures {
@@ -236,7 +242,8 @@ export interface TablePlan {
 }
 
 /**
- * Routes of our table: one per prefix, and a `throw` wherever the main table knows better. Empty without prefixes.
+ * Routes of our table: one per prefix, below it `unreachable` for when the interface has gone with a killed process (an exit has the leak guard
+ * for that), and a `throw` wherever the main table knows better. Empty without prefixes.
  * A prefix that equals one of the machine's own networks stays the machine's.
  */
 export function tableLines(plan: TablePlan): string[] {
@@ -261,7 +268,12 @@ export function tableLines(plan: TablePlan): string[] {
     lines.set(text, `throw ${text}`);
   }
   if (hasDefault) lines.set(plan.overlay, `throw ${plan.overlay}`);
-  return [...lines.values()];
+  const below = wanted
+    .filter(({ bits }) => bits > 0)
+    .map(formatRoutePrefix)
+    .filter((text) => lines.get(text)?.startsWith("unicast") === true)
+    .map((text) => `unreachable ${text} metric ${UNREACHABLE_METRIC}`);
+  return [...lines.values(), ...below];
 }
 
 /** The rule that leads to our table; packets with the underlay's mark pass it by. */
@@ -295,8 +307,15 @@ export interface NatPlan {
   readonly overlay6: string;
 }
 
-/** Masquerade for what members send through this router; members reach neither each other nor link-local addresses through it. */
+/**
+ * Masquerade for what members send through this router; members reach neither each other nor link-local addresses nor a cloud's metadata
+ * through it, and nobody outside begins a connection to a member: it would pass the members' source check as the router's own.
+ */
 export function natRules(plan: NatPlan): string {
+  const overlay = parseRoutePrefix(plan.overlay4);
+  const shared = parseRoutePrefix(`${SHARED_METADATA4}/32`)!;
+  const isOverlay = overlay !== undefined && containsPrefix(overlay, shared);
+  const metadata4 = [...METADATA4, ...(isOverlay ? [] : [SHARED_METADATA4])];
   return [
     "  chain post {",
     "    type nat hook postrouting priority srcnat; policy accept;",
@@ -306,9 +325,10 @@ export function natRules(plan: NatPlan): string {
     "  chain through {",
     "    type filter hook forward priority filter; policy accept;",
     `    iifname "${plan.interface}" oifname "${plan.interface}" drop`,
-    // what is for the router's own link only, such as a cloud's metadata service, is not for members
-    `    iifname "${plan.interface}" ip daddr 169.254.0.0/16 drop`,
-    `    iifname "${plan.interface}" ip6 daddr fe80::/10 drop`,
+    `    oifname "${plan.interface}" ct state != { established, related } drop`,
+    // what is for the router itself or its own link only, such as a cloud's metadata service, is not for members
+    `    iifname "${plan.interface}" ip daddr { 169.254.0.0/16, ${metadata4.join(", ")} } drop`,
+    `    iifname "${plan.interface}" ip6 daddr { fe80::/10, ${METADATA6.join(", ")} } drop`,
     "  }",
   ].join("\n");
 }

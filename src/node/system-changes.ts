@@ -292,8 +292,10 @@ export class SystemChanges {
     try {
       await apply();
     } catch (error) {
-      const undone = await this.#undo(entry);
-      if (undone.outcome !== "failed") await this.journal.done(entry.id);
+      // where the program is missing, nothing was changed, and nothing could be undone
+      const isMissing = error instanceof WeftError && error.code === "PROGRAM_MISSING";
+      const undone = isMissing ? undefined : await this.#undo(entry);
+      if (undone?.outcome !== "failed") await this.journal.done(entry.id);
       throw error;
     }
     this.#log.debug(`changed: ${describeChange(change)}`);

@@ -6,6 +6,7 @@ import { equal } from "../base/bytes.ts";
 import { endpointToBytes, VirtualType, virtualEndpoint } from "../base/endpoint.ts";
 import { SeededRandom } from "../base/random.ts";
 import { Identity } from "../crypto/identity.ts";
+import { formatNodeId } from "../crypto/node-id.ts";
 import type { Command, PeerFigures } from "../dataplane/messages.ts";
 import type { MeshNode } from "../mesh/mesh-node.ts";
 import { foundBody, type Lookup, type RoutingMessage } from "../mesh/routing/messages.ts";
@@ -29,11 +30,11 @@ class Bench {
   /** Whether addresses of bob are known. */
   hasAddress = true;
 
-  constructor(options: ConstructorParameters<typeof Ways>[1] = {}) {
+  constructor(options: ConstructorParameters<typeof Ways>[1] = {}, carolsName = "carol") {
     const members = [self, bob, carol, dave].map((one, i): Member => ({
       nodeId: one.nodeId,
       staticKey: one.staticKeys.publicKey,
-      name: ["self", "bob", "carol", "dave"][i],
+      name: ["self", "bob", carolsName, "dave"][i],
       requestedName: "",
       ipv4: "",
       ipv6: "",
@@ -233,6 +234,14 @@ test("paths of others: the allow-list decides, and slots and limits reach the da
   closed.connect(bob);
   closed.ways.handle(closed.now, carol.nodeId, lookup());
   assert.equal(closed.lookups().length, 0);
+
+  // a name in the form of an id opens the way to nobody but the node with that id
+  const id = formatNodeId(dave.nodeId);
+  const borrowed = new Bench({ transit: [id] }, id);
+  borrowed.connect(carol);
+  borrowed.connect(bob);
+  borrowed.ways.handle(borrowed.now, carol.nodeId, lookup());
+  assert.equal(borrowed.lookups().length, 0);
 
   const open = new Bench({ transit: ["carol"], forwardBytesPerSecond: 123 });
   open.connect(carol);

@@ -11,6 +11,7 @@ import { VirtualType, virtualOf } from "../base/endpoint.ts";
 import type { Random } from "../base/random.ts";
 import { type Identity, verifySignature } from "../crypto/identity.ts";
 import type { Command, PeerFigures } from "../dataplane/messages.ts";
+import { hasIdForm } from "../mesh/id-form.ts";
 import type { MeshNode } from "../mesh/mesh-node.ts";
 import type { RoutingMessage } from "../mesh/routing/messages.ts";
 import { Routing, type RoutingOptions, type RoutingOutput } from "../mesh/routing/routing.ts";
@@ -96,7 +97,7 @@ export class Ways {
           const name = mesh.memberById(nodeId)?.name ?? "";
           return (
             options.transit === undefined ||
-            options.transit.includes(name) ||
+            (!hasIdForm(name) && options.transit.includes(name)) ||
             options.transit.includes(formatNodeId(nodeId))
           );
         },

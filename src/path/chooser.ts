@@ -43,6 +43,20 @@ export class Chooser {
     this.changed = true;
     // Counters were used up elsewhere meanwhile.
     set.paths[slot].restartReports();
+    set.paths[slot].fromCounter = set.nextCounter;
+  }
+
+  /** Delivery on the active path is not in doubt any more. */
+  endDoubt(): void {
+    const set = this.#set;
+    this.moveAtMs = Infinity;
+    if (set.duplicate < 0) return;
+    set.duplicate = -1;
+    // Of what went out twice the peer counted each packet where it came first.
+    const path = set.paths[set.active];
+    path.accounts = false;
+    path.fromCounter = set.nextCounter;
+    path.loss.restart();
   }
 
   /** No path is left: data waits. */
@@ -78,6 +92,7 @@ export class Chooser {
     if (warm < 0) return false;
     set.duplicate = warm;
     set.paths[warm].unreportedSinceMs = -1;
+    set.paths[warm].fromCounter = set.nextCounter;
     this.moveAtMs = nowMs + set.paths[set.active].reportIntervalMs;
     set.wakeAt(this.moveAtMs);
     return true;
@@ -147,8 +162,9 @@ export class Chooser {
     this.activate(best);
   }
 
-  /** A run of data came in on a path. Hot. */
-  dataFrom(nowMs: number, path: Path, epochId: number, counter: number): void {
+  /** A run of data came in on a path, which knows its counter. Hot. */
+  dataFrom(nowMs: number, path: Path, epochId: number): void {
+    const counter = path.arrivedCounter;
     if (epochId < this.#newestEpoch || (epochId === this.#newestEpoch && counter <= this.#newestCounter)) return;
     this.#newestEpoch = epochId;
     this.#newestCounter = counter;

@@ -110,12 +110,8 @@ export class Delivery {
   #delivered(nowMs: number, path: Path, report: Report): void {
     const set = this.#set;
     const isActive = path.slot === set.active;
-    const counters = report.highestCounter - path.reportedCounter;
-    // A smaller counter is another epoch's: packets can be held against counters within one epoch only.
-    if (isActive && path.reportedPackets >= 0 && counters >= 0) {
-      path.loss.add(counters - path.elsewhere, report.packets - path.reportedPackets);
-    }
-    path.elsewhere = 0;
+    if (isActive) this.#account(path, report);
+    else path.elsewhere = 0;
     path.rate.add(nowMs, report.receivedBytes, report.timestampUs);
     path.reportedPackets = report.packets;
     path.reportedCounter = report.highestCounter;
@@ -130,28 +126,48 @@ export class Delivery {
     path.calmDown(nowMs);
     path.reason = PathReason.REPORTED;
     if (path.slot === set.duplicate) {
-      this.#failOver(nowMs);
+      // what was sent there before the doubt says nothing about the copies
+      if (report.highestCounter >= path.fromCounter) this.#failOver(nowMs);
       return;
     }
     if (path.suspectSinceMs >= 0) {
       path.suspectSinceMs = -1;
       set.counters.falseAlarms++;
       path.falseAlarm(nowMs);
-      if (isActive) {
-        set.duplicate = -1;
-        this.#chooser.moveAtMs = Infinity;
-      }
+      if (isActive) this.#chooser.endDoubt();
     }
-    if (isActive && path.loss.failing) this.#lossy(nowMs, path);
+    if (isActive && path.loss.windowRatio > 0) this.#lossy(nowMs, path);
   }
 
-  /** More than 30 % lost: another path if one does better, and perhaps it is only the large packets. */
+  /**
+   * Holds what arrived against the counters used up since the last report, less those that went elsewhere. What was sent elsewhere may have newer
+   * counters than the report knows, so whatever of it explains nothing yet waits for the next one.
+   */
+  #account(path: Path, report: Report): void {
+    if (report.highestCounter < path.fromCounter) return;
+    const counters = report.highestCounter - path.reportedCounter;
+    const packets = report.packets - path.reportedPackets;
+    if (!path.accounts || counters < 0) {
+      // The first that covers what was sent since data came here, or another epoch's: packets are held against counters within one epoch only.
+      if (counters < 0) path.elsewhere = 0;
+      path.accounts = true;
+      return;
+    }
+    const explained = Math.min(path.elsewhere, Math.max(0, counters - packets));
+    path.elsewhere -= explained;
+    path.loss.add(counters - explained, packets);
+  }
+
+  /** Some is lost: perhaps it is only the large packets; with more than 30 % another path if one does better. */
   #lossy(nowMs: number, path: Path): void {
     const set = this.#set;
+    path.mtu.suspect(nowMs, true);
+    set.wakeAt(path.mtu.nextMs);
+    if (!path.loss.failing) return;
     if (nowMs - path.lossActedMs < PROBE_UPGRADING_MS) return;
     path.lossActedMs = nowMs;
-    path.mtu.verify(nowMs);
-    set.wakeAt(nowMs);
+    path.mtu.suspect(nowMs);
+    set.wakeAt(path.mtu.nextMs);
     const warm = this.#chooser.warm(path.slot);
     if (warm < 0 || set.paths[warm].loss.ratio >= path.loss.ratio) return;
     set.counters.failovers++;
@@ -171,6 +187,9 @@ export class Delivery {
     if (path.suspectSinceMs >= 0 || path.unreportedSinceMs < 0) return;
     if (nowMs < path.unreportedSinceMs + path.deliveryBoundMs) return;
     path.suspectSinceMs = nowMs;
+    // it may be that only large packets are lost
+    path.mtu.suspect(nowMs);
+    set.wakeAt(path.mtu.nextMs);
     if (this.#prober.send(nowMs, path, 0, sink) >= 0) this.#prober.expectAnswer(nowMs, path);
     if (this.#chooser.standBy(nowMs)) return;
     // Nowhere to go yet: ask everything else at once.
@@ -195,6 +214,9 @@ export class Delivery {
     const suspectSinceMs = old.suspectSinceMs;
     set.counters.failovers++;
     this.#chooser.activate(set.duplicate);
+    const { mtu } = set.paths[set.active];
+    mtu.suspect(nowMs);
+    set.wakeAt(mtu.nextMs);
     set.fail(nowMs, old, PathReason.UNDELIVERED);
     // A more direct one that works takes over again as soon as it answers.
     for (const other of set.paths) {

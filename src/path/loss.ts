@@ -14,6 +14,8 @@ export class LossMeter {
   ratio = 0;
   /** True while the last complete window lost more than 30 %. */
   failing = false;
+  /** Of the last complete window, 0–1. */
+  windowRatio = 0;
   #expected = 0;
   #received = 0;
   #carry = 0;
@@ -26,6 +28,7 @@ export class LossMeter {
   /** Begins a window anew and forgives the past verdict; the average stays. */
   restart(): void {
     this.failing = false;
+    this.windowRatio = 0;
     this.#expected = 0;
     this.#received = 0;
     this.#carry = 0;
@@ -41,6 +44,7 @@ export class LossMeter {
     // More arrived than were expected: late packets of the last window, or ones to come early of the next.
     this.#carry = Math.min(WINDOW_PACKETS, Math.max(0, arrived - this.#expected));
     this.failing = loss > FAILING_RATIO;
+    this.windowRatio = loss;
     this.#average(loss, this.#expected);
     this.#expected = 0;
     this.#received = 0;

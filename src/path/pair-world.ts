@@ -2,7 +2,7 @@
  * Two ends of a peering over simulated links in virtual time, for the tests of this folder: each end is a PeerPaths with a plain stand-in for the
  * session (counters, replay check, one epoch number). Nothing but the given links, seeds and calls decides what happens.
  */
-import { NAME_BYTES, NAME_FAMILY, readName, writeName } from "../base/name.ts";
+import { NAME_BYTES, NAME_FAMILY, NAME_LOCAL, readName, writeName } from "../base/name.ts";
 import { endpointToBytes, parseEndpoint, type VirtualType, virtualEndpoint } from "../base/endpoint.ts";
 import { SeededRandom } from "../base/random.ts";
 import { Slab } from "../base/slab.ts";
@@ -56,6 +56,8 @@ export interface Datagram {
   readonly epochId: number;
   readonly datagramBytes: number;
   readonly from: Uint8Array;
+  /** Own address that it came to; undefined where no address leads to two links, so that it says nothing. */
+  readonly local?: Uint8Array | undefined;
 }
 
 const DATA_PAYLOAD_BYTES = 1_000;
@@ -68,7 +70,7 @@ export class End {
   epochId = 1;
   counter = 0;
   /** Data packets that came in, duplicates excluded, and when. */
-  readonly arrivals: { counter: number; atMs: number }[] = [];
+  readonly arrivals: { counter: number; atMs: number; bytes: number }[] = [];
   /** Everything emitted: kind, bytes, time, and where to. */
   readonly emitted: { kind: number; bytes: number; atMs: number; to: string }[] = [];
   /** The kernel refuses larger underlay packets, as the interface's MTU would. */
@@ -98,8 +100,10 @@ export class End {
   }
 
   /** A name block for an endpoint; overwritten by the next call. */
-  name(remote: Uint8Array): number {
-    return writeName(this.slab.u8, remote, this.#inboxName);
+  name(remote: Uint8Array, local?: Uint8Array): number {
+    writeName(this.slab.u8, remote, this.#inboxName);
+    if (local !== undefined) this.slab.u8.set(local.subarray(0, 16), this.#inboxName + NAME_LOCAL);
+    return this.#inboxName;
   }
 
   /** The active remote endpoint, or undefined. */
@@ -117,22 +121,23 @@ export class End {
     const ipBytes = outerPacketBytes(bytes, this.slab.u8[name + NAME_FAMILY]);
     if (ipBytes > this.interfaceMtuBytes) return false;
     this.emitted.push({ kind, bytes, atMs: this.world.nowMs, to: remote.join() });
-    this.world.transmit(this, remote, kind, this.slab.u8.slice(payload, payload + bytes), this.counter++, ipBytes);
+    this.world.transmit(this, name, kind, this.slab.u8.slice(payload, payload + bytes), this.counter++, ipBytes);
     return true;
   }
 
   /** Sends one user packet as the engine would: on the active path, and a copy of the datagram on the duplicate. */
-  sendData(): void {
+  sendData(payloadBytes: number = DATA_PAYLOAD_BYTES): void {
     const { paths } = this;
     if (paths.active < 0) return;
     const counter = this.counter++;
-    const payload = new Uint8Array(DATA_PAYLOAD_BYTES);
+    const payload = new Uint8Array(payloadBytes);
     const ipBytes = outerPacketBytes(payload.length, 4);
-    this.world.transmit(this, this.#remote(paths.activeName()), InnerKind.IP, payload, counter, ipBytes);
+    this.world.transmit(this, paths.activeName(), InnerKind.IP, payload, counter, ipBytes);
     if (paths.duplicate >= 0) {
-      this.world.transmit(this, this.#remote(paths.nameOf(paths.duplicate)), InnerKind.IP, payload, counter, ipBytes);
+      this.world.transmit(this, paths.nameOf(paths.duplicate), InnerKind.IP, payload, counter, ipBytes);
     }
-    paths.sent(this.world.nowMs, 1, payload.length);
+    const high = Math.floor(counter / 2 ** 32);
+    paths.sent(this.world.nowMs, 1, payload.length, this.epochId, counter >>> 0, high);
   }
 
   /** What the data worker does with one authenticated datagram. @returns the drop reason of its message, 0 for data */
@@ -141,7 +146,7 @@ export class End {
     if (this.#seen.has(key)) return -1;
     this.#seen.add(key);
     const { nowMs } = this.world;
-    const name = this.name(datagram.from);
+    const name = this.name(datagram.from, datagram.local);
     this.slab.u8.set(datagram.payload, this.#inbox);
     const bytes = datagram.payload.length;
     let reason = 0;
@@ -152,7 +157,7 @@ export class End {
     } else if (datagram.kind === InnerKind.REPORT) {
       reason = this.paths.handleReport(nowMs, name, this.#inbox, bytes, this.sink);
     } else {
-      this.arrivals.push({ counter: datagram.counter, atMs: nowMs });
+      this.arrivals.push({ counter: datagram.counter, atMs: nowMs, bytes });
     }
     const high = Math.floor(datagram.counter / 2 ** 32);
     this.paths.received(nowMs, name, 1, datagram.datagramBytes, datagram.counter >>> 0, high, 0, datagram.epochId);
@@ -195,10 +200,16 @@ export class World {
     this.b.paths.confirm(this.nowMs, this.b.name(first.a));
   }
 
-  transmit(from: End, to: Uint8Array, kind: number, payload: Uint8Array, counter: number, ipBytes: number): void {
+  /** @param name name block of the sender: where to, and which of its addresses from */
+  transmit(from: End, name: number, kind: number, payload: Uint8Array, counter: number, ipBytes: number): void {
     const toA = !from.isA;
-    const same = (x: Uint8Array): boolean => x.every((byte, i) => byte === to[i]);
-    const over = this.links.find((known) => same(toA ? known.a : known.b));
+    const to = readName(from.slab.u8, name);
+    const source = from.slab.u8.subarray(name + NAME_LOCAL, name + NAME_LOCAL + 16);
+    const same = (x: Uint8Array, y: Uint8Array): boolean => x.every((byte, i) => byte === y[i]);
+    const leading = this.links.filter((known) => same(toA ? known.a : known.b, to));
+    const over = leading.find((known) => same(source, (toA ? known.b : known.a).subarray(0, 16))) ?? leading[0];
+    const own = (known: Link): Uint8Array => (toA ? known.b : known.a);
+    const isShared = over !== undefined && this.links.some((known) => known !== over && same(own(known), own(over)));
     const datagram: Datagram = {
       kind,
       payload,
@@ -206,6 +217,7 @@ export class World {
       epochId: from.epochId,
       datagramBytes: ipBytes - (to[0] === 0 ? 28 : 48),
       from: over === undefined ? to : toA ? over.b.slice() : over.a.slice(),
+      local: isShared ? to : undefined,
     };
     if (this.tap !== undefined && !this.tap(datagram, toA)) return;
     if (over === undefined || ipBytes > over.mtuBytes) return;

@@ -4,12 +4,14 @@
  */
 import { isVirtualAddress, VirtualType } from "../base/endpoint.ts";
 import {
+  hasLocal,
   NAME_BYTES,
   NAME_FAMILY,
   NAME_INTERFACE,
   NAME_LOCAL,
   NAME_REMOTE,
   readName,
+  sameLocal,
   sameRemote,
   writeName,
 } from "../base/name.ts";
@@ -60,6 +62,9 @@ export class PathSet {
   active = -1;
   duplicate = -1;
   nextTimeoutMs: number = Infinity;
+  /** Counter after that of the newest data sent, and the receiver index of its epoch. */
+  nextCounter = 0;
+  #sentIndex = 0;
   /** Last user data in either direction. */
   lastDataMs: number = -Infinity;
   /** A session exists or existed: before that nothing can be sealed. */
@@ -110,6 +115,16 @@ export class PathSet {
   noteData(nowMs: number): void {
     if (nowMs - this.lastDataMs > IN_USE_MS) this.#awake(nowMs);
     this.lastDataMs = nowMs;
+  }
+
+  /** Data went out under this counter. Hot. @param index the peer's name of the epoch; counters begin anew with each */
+  noteCounter(index: number, low: number, high: number): void {
+    const counter = high * 4294967296 + low;
+    if (index !== this.#sentIndex) {
+      this.#sentIndex = index;
+      for (const path of this.paths) path.fromCounter = 0;
+      this.nextCounter = counter + 1;
+    } else if (counter >= this.nextCounter) this.nextCounter = counter + 1;
   }
 
   /** Data after idleness: what was known of the paths is old. */
@@ -196,13 +211,25 @@ export class PathSet {
 
   // ── the table ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-  /** @param name name block @returns slot or −1 */
+  /**
+   * The path of this pair of addresses; where either leaves the local one open, the one of this remote address heard from last.
+   * @param name name block @returns slot or −1
+   */
   find(name: number): number {
+    let open = -1;
     for (let slot = 0; slot < MAX_PATHS; slot++) {
       const path = this.paths[slot];
-      if (path.used && sameRemote(this.view, path.name, name)) return slot;
+      if (!path.used || !sameRemote(this.view, path.name, name)) continue;
+      if (sameLocal(this.view, path.name, name)) return slot;
+      if (hasLocal(this.view, path.name) && hasLocal(this.view, name)) continue;
+      if (open < 0 || path.lastReceivedMs > this.paths[open].lastReceivedMs) open = slot;
     }
-    return -1;
+    return open;
+  }
+
+  /** Another path leads to the same remote address, from another local one: without its source it would be the same path. */
+  hasTwin(path: Path): boolean {
+    return this.paths.some((other) => other !== path && other.used && sameRemote(this.view, other.name, path.name));
   }
 
   /** @param id our number of the path on the wire @returns slot or −1 */

@@ -73,8 +73,11 @@ export interface PathFigures {
 }
 
 const PATIENCE_MIN_MS = 20;
-const PATIENCE_MAX_MS = 160;
-const PATIENCE_LIFE_MS = 10_000;
+const PATIENCE_MAX_MS = 80;
+/** On long paths, whose senders wait longer too, a share of the round trip. */
+const PATIENCE_MAX_RTT_RATIO = 0.5;
+const PATIENCE_LONG_MAX_MS = 160;
+const PATIENCE_LIFE_MS = 3_000;
 
 export class Path {
   /** Place in the set and slab offset of its name block, both for life. */
@@ -114,6 +117,8 @@ export class Path {
   remoteId = 0;
   highestEpoch = 0;
   highestCounter = 0;
+  /** Of the run that came in last; a field, because as an argument it would be boxed. */
+  arrivedCounter = 0;
   packets = 0;
   receivedBytes = 0;
   ceCount = 0;
@@ -128,15 +133,19 @@ export class Path {
   lastSentMs = -1;
   /** Oldest data sent that no report covers, −1 = none. */
   unreportedSinceMs = -1;
-  /** Since when delivery is in doubt, −1 = it is not. */
-  /** Allowance for late reports, 20–160 ms. */
+  /** Allowance for late reports, 20–80 ms, on paths of more than 160 ms up to half the round trip and 160 ms. */
   patienceMs: number = PATIENCE_MIN_MS;
   patienceSinceMs = 0;
+  /** Since when delivery is in doubt, −1 = it is not. */
   suspectSinceMs = -1;
   /** Last answer or report about it. */
   lastProvenMs = -1;
   /** Packets sent on other paths since its last report: they used up counters too. */
   elsewhere = 0;
+  /** Counters below this were used before data came to this path: nothing can be said of them. */
+  fromCounter = 0;
+  /** A report that covers `fromCounter` has come, so the next can be held against it. */
+  accounts = false;
   reportedPackets = -1;
   reportedCounter = -1;
   reportedAtMs = -1;
@@ -177,6 +186,7 @@ export class Path {
     this.remoteId = 0;
     this.highestEpoch = 0;
     this.highestCounter = 0;
+    this.arrivedCounter = 0;
     this.packets = 0;
     this.receivedBytes = 0;
     this.ceCount = 0;
@@ -190,6 +200,9 @@ export class Path {
     this.suspectSinceMs = -1;
     this.lastProvenMs = -1;
     this.elsewhere = 0;
+    this.fromCounter = 0;
+    this.patienceMs = PATIENCE_MIN_MS;
+    this.patienceSinceMs = nowMs;
     this.echoUsedUs = 0;
     this.lossActedMs = -Infinity;
     this.restartReports();
@@ -205,6 +218,7 @@ export class Path {
     this.reportedCounter = -1;
     this.reportedAtMs = -1;
     this.elsewhere = 0;
+    this.accounts = false;
     this.loss.restart();
     this.rate.restart();
   }
@@ -234,10 +248,11 @@ export class Path {
 
   /**
    * The doubt was unfounded: an end that is short of processor time reports late. The allowance doubles, up to a bound that keeps a gap below
-   * the shortest retransmission time-out of TCP, and halves again with every ten quiet seconds.
+   * the shortest retransmission time-out of TCP, and halves again with every three quiet seconds.
    */
   falseAlarm(nowMs: number): void {
-    this.patienceMs = Math.min(PATIENCE_MAX_MS, this.patienceMs * 2);
+    const longMs = Math.min(PATIENCE_LONG_MAX_MS, this.rtt.smoothedMs * PATIENCE_MAX_RTT_RATIO);
+    this.patienceMs = Math.min(Math.max(PATIENCE_MAX_MS, longMs), this.patienceMs * 2);
     this.patienceSinceMs = nowMs;
   }
 

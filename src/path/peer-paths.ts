@@ -14,7 +14,7 @@
  * per received run of packets: handleProbe/handleProbeAck/handleReport for the packets in it, then received() for the run.
  */
 import type { Drop } from "../base/drop.ts";
-import { NAME_FAMILY, NAME_SOCKET, sameRemote } from "../base/name.ts";
+import { NAME_FAMILY, NAME_SOCKET, sameLocal, sameRemote } from "../base/name.ts";
 import type { Random } from "../base/random.ts";
 import type { Slab } from "../base/slab.ts";
 import { Chooser } from "./chooser.ts";
@@ -288,7 +288,7 @@ export class PeerPaths {
     const set = this.#set;
     for (const path of set.paths) {
       if (!path.used) continue;
-      set.clearSource(path);
+      if (!set.hasTwin(path)) set.clearSource(path);
       path.generation++;
       path.misses = 0;
       path.attempts = 0;
@@ -359,13 +359,14 @@ export class PeerPaths {
   ): number {
     const set = this.#set;
     let path = set.paths[this.#lastSlot];
-    if (!path.used || !sameRemote(set.view, path.name, name)) {
+    if (!path.used || !sameRemote(set.view, path.name, name) || !sameLocal(set.view, path.name, name)) {
       const slot = set.findOrAdopt(nowMs, name);
       if (slot < 0) return -1;
       this.#lastSlot = slot;
       path = set.paths[slot]!;
     }
     const counter = high * 4294967296 + low;
+    path.arrivedCounter = counter;
     path.lastReceivedMs = nowMs;
     path.packets += packets;
     path.receivedBytes += bytes;
@@ -382,18 +383,20 @@ export class PeerPaths {
     if (data <= 0) return path.slot;
     set.noteData(nowMs);
     this.#delivery.dataFrom(nowMs, path);
-    this.#chooser.dataFrom(nowMs, path, epochId, counter);
+    this.#chooser.dataFrom(nowMs, path, epochId);
     return path.slot;
   }
 
   /**
    * User data was handed to the kernel for the active path (and `duplicate`, if any). Hot; no allocation.
+   * @param index receiver index of its epoch @param low @param high counter of one of its packets; without them moves are not told apart
    * @returns true when nextTimeoutMs became earlier
    */
-  sent(nowMs: number, packets: number, _bytes: number): boolean {
+  sent(nowMs: number, packets: number, _bytes: number, index = 0, low = 0, high = 0): boolean {
     const set = this.#set;
     if (set.active < 0) return false;
     const before = set.nextTimeoutMs;
+    if (index !== 0) set.noteCounter(index, low, high);
     set.noteData(nowMs);
     this.#delivery.dataTo(nowMs, packets);
     return set.nextTimeoutMs < before;

@@ -80,6 +80,38 @@ test("a lowered path is raised again when more passes, at the latest after ten m
   assert.equal(mtu.mtuBytes, 1500);
 });
 
+test("a doubt starts a round at most once a second, weak ones less and less often while the size is right", () => {
+  const mtu = new PathMtu();
+  mtu.reset(1500);
+  mtu.verify(0);
+  drive(mtu, () => 1500, 0, 5_000);
+  let probes = 0;
+  for (let nowMs = 5_000; nowMs < 15_000; nowMs += 10) {
+    mtu.suspect(nowMs);
+    probes += drive(mtu, () => 1500, nowMs, nowMs + 9, 1);
+  }
+  assert.equal(probes, 10);
+  drive(mtu, () => 1500, 15_000, 50_000);
+  probes = 0;
+  for (let nowMs = 50_000; nowMs < 110_000; nowMs += 10) {
+    mtu.suspect(nowMs, true);
+    probes += drive(mtu, () => 1500, nowMs, nowMs + 9, 1);
+  }
+  assert.ok(probes >= 5 && probes <= 8, `${probes}`);
+});
+
+test("what a doubt lowered is tried again after a minute", () => {
+  const mtu = new PathMtu();
+  mtu.reset(1500);
+  let passes = 1300;
+  mtu.suspect(0);
+  drive(mtu, () => passes, 0, 1_000);
+  assert.equal(mtu.mtuBytes, 1280);
+  passes = 1500;
+  drive(mtu, () => passes, 1_000, 100_000);
+  assert.equal(mtu.mtuBytes, 1500);
+});
+
 test("a true hint is in force at once; a forged one for a round trip, and then none is believed for a minute", () => {
   const honest = new PathMtu();
   honest.reset(1500);

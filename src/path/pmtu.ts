@@ -16,6 +16,12 @@ export const PMTU_MAX_BYTES = 9_000;
 
 const TRIES = 3;
 const VERIFY_AGAIN_MS = 30_000;
+/** Doubts about the size in force start a round at most this often. */
+const SUSPECT_MS = 1_000;
+/** Mere loss is a weak reason: the pause doubles up to this while such rounds find the size right, and begins anew when it was quiet for as long again. */
+const SUSPECT_MAX_MS = 16_000;
+/** What a doubt has lowered may have been loss: tried again sooner. */
+const RAISE_AFTER_DOUBT_MS = 60_000;
 /** RFC 8899 §5.1.1, PMTU_RAISE_TIMER. */
 const RAISE_MS = 600_000;
 const INCONCLUSIVE_MIN_MS = 5_000;
@@ -43,6 +49,9 @@ export class PathMtu {
   #backoffMs = INCONCLUSIVE_MIN_MS;
   #hintedFrom = 0;
   #distrustUntilMs = 0;
+  #suspectedMs = -Infinity;
+  #suspectPauseMs = SUSPECT_MS;
+  #isDoubt = false;
 
   /** A fresh path. @param limitBytes what both ends' interfaces allow; kept within 1,280–9,000 */
   reset(limitBytes: number): void {
@@ -55,6 +64,8 @@ export class PathMtu {
     this.#backoffMs = INCONCLUSIVE_MIN_MS;
     this.#hintedFrom = 0;
     this.#distrustUntilMs = 0;
+    this.#suspectedMs = -Infinity;
+    this.#suspectPauseMs = SUSPECT_MS;
   }
 
   /** The interfaces' limit changed: a larger one is taken on trust and verified, as at the start. */
@@ -70,6 +81,20 @@ export class PathMtu {
   /** Starts a round for the size in force. */
   verify(nowMs: number): void {
     this.#begin(nowMs, this.mtuBytes, false);
+  }
+
+  /**
+   * Data does not come through as it should, perhaps because it is too large: a round now, unless one is under way or the last doubt is recent.
+   * @param isWeak some packets were lost, as may happen on any path
+   */
+  suspect(nowMs: number, isWeak: boolean = false): void {
+    const sinceMs = nowMs - this.#suspectedMs;
+    if (sinceMs > 2 * this.#suspectPauseMs) this.#suspectPauseMs = SUSPECT_MS;
+    if (this.#targetBytes > 0 || sinceMs < (isWeak ? this.#suspectPauseMs : SUSPECT_MS)) return;
+    if (isWeak) this.#suspectPauseMs = Math.min(SUSPECT_MAX_MS, this.#suspectPauseMs * 2);
+    this.#suspectedMs = nowMs;
+    this.verify(nowMs);
+    this.#isDoubt = true;
   }
 
   /**
@@ -149,6 +174,7 @@ export class PathMtu {
   #begin(nowMs: number, targetBytes: number, raising: boolean): void {
     this.#targetBytes = targetBytes;
     this.#raising = raising;
+    this.#isDoubt = false;
     this.#try = 0;
     this.#cursor = 0;
     this.#best = 0;
@@ -184,7 +210,8 @@ export class PathMtu {
     }
     this.mtuBytes = this.#best;
     this.verifiedBytes = this.#best;
-    this.#nextRaiseMs = nowMs + RAISE_MS;
+    this.#nextRaiseMs = nowMs + (this.#isDoubt ? RAISE_AFTER_DOUBT_MS : RAISE_MS);
+    this.#suspectPauseMs = SUSPECT_MS;
     this.#finish(nowMs);
   }
 

@@ -157,8 +157,7 @@ export class Prober {
       path.probation = 0;
       path.suspectSinceMs = -1;
       if (path.slot === set.active) {
-        set.duplicate = -1;
-        this.#chooser.moveAtMs = Infinity;
+        this.#chooser.endDoubt();
         path.unreportedSinceMs = -1;
       }
     } else if (path.probation > 0) path.probation--;

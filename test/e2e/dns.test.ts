@@ -71,8 +71,21 @@ test(
           );
           await lab.hosts.find(({ name }) => name === "router")?.ip("route", "add", `${a4}/32`, "via", a.host.address4);
           assert.match(await ask(x, a4, "A", "b.lab.weft"), /^ETIMEOUT$/);
-          const { counters } = await a.json<DnsView>(["dns"]);
-          assert.ok((counters["strangers"] ?? 0) > 0, JSON.stringify(counters));
+          assert.match(await a.host.must("nft", ["list", "ruleset"]), /ip daddr \S+ counter packets [1-9]/);
+        });
+        await t.test("nor is a neighbour that takes a member's address as its own", async () => {
+          const asked = async (): Promise<number> => (await a.json<DnsView>(["dns"])).counters["queries"] ?? 0;
+          for (const device of ["all", "eth0"])
+            await a.host.must("sysctl", ["-qw", `net.ipv4.conf.${device}.rp_filter=0`]);
+          await x.ip("addr", "add", `${b4}/32`, "dev", "lo");
+          const via = (await x.ipJson("route", "show", "default"))[0]?.["gateway"] as string;
+          await x.ip("route", "replace", `${a4}/32`, "via", via, "src", b4);
+          const before = await asked();
+          assert.match(await ask(x, a4, "A", "b.lab.weft"), /^ETIMEOUT$/);
+          assert.equal(await asked(), before);
+          assert.match(await a.host.must("nft", ["list", "ruleset"]), /ip saddr \S+ counter packets [1-9]/);
+          await x.ip("addr", "del", `${b4}/32`, "dev", "lo");
+          await x.ip("route", "replace", `${a4}/32`, "via", via);
         });
         await t.test("who joins has a name at once, who is revoked loses it", async () => {
           const c = new WeftNode({ host: x, name: "c", state: join(lab.folder, "state-c") });

@@ -89,6 +89,7 @@ test("killed at any moment of its start, repaired: the same machine, byte for by
         await c.up();
         assertErrorLine(await c.weft(["routes", "announce", "10.1.2.3/16"]), /is no prefix/);
         assertErrorLine(await c.weft(["routes", "announce", "0.0.0.0/0"]), /is everything/);
+        assertErrorLine(await c.weft(["routes", "announce", "128.0.0.0/1"]), /too much.*weft exit offer/s);
         assertErrorLine(await c.weft(["routes", "approve", "e", "198.18.9.0/24"]), /only an admin/i);
         assertErrorLine(await c.weft(["exit", "use", "nobody"]), /no member is called/);
         assertErrorLine(await c.weft(["exit", "sideways"]), /is no action/);

@@ -93,6 +93,26 @@ test(
             assert.equal(echo.received, 10, address);
           }
         });
+        await t.test("the inside begins no connection to a member", async () => {
+          const c4 = await c.address(4);
+          const link = (await r1.host.ipJson("-4", "route", "get", INSIDE4))[0] ?? {};
+          const device = (await inside.ipJson("-4", "route", "get", link["prefsrc"] as string))[0]?.["dev"] as string;
+          const via = ["via", link["prefsrc"] as string, "dev", device, "src", INSIDE4];
+          await inside.ip("route", "add", `${c4}/32`, ...via);
+          const received = async (): Promise<number> =>
+            (await ping(inside, c4, { count: 3, intervalMs: 20, graceMs: 300 })).received;
+          assert.equal(await received(), 0);
+          const table = /weft-nat-\w+/.exec(await r1.host.must("nft", ["list", "tables"]))?.[0] ?? "";
+          await r1.host.must("nft", ["flush", "chain", "inet", table, "through"]);
+          assert.equal(await received(), 3, "control: without the rule it could");
+          await r1.json(["repair"]);
+          assert.equal(await received(), 0);
+          await inside.ip("route", "del", `${c4}/32`);
+          assert.match(
+            await c.host.ip("-4", "route", "show", "table", "all"),
+            /unreachable 198\.18\.77\.0\/24 .*metric 9999/,
+          );
+        });
         await t.test("TCP flows through a router at its path's size", async () => {
           const tcp = await iperf(c.host, inside, INSIDE4, { seconds: 1 });
           assert.ok(tcp.bitsPerSecond > 20e6, `${tcp.bitsPerSecond} bit/s`);
@@ -173,6 +193,12 @@ test(
             // the spare has only just been awake again itself, so this is no measurement of a takeover
             assert.ok(echo.longestGapMs <= 2_000, `gap ${echo.longestGapMs} ms`);
           }
+        });
+        await t.test("killed, it sends packets for the site nowhere rather than by the default route", async () => {
+          await c.kill();
+          for (const address of [INSIDE4, INSIDE6])
+            assert.match((await c.host.exec("ip", ["route", "get", address])).stderr, /No route to host/, address);
+          await c.up();
         });
         await t.test("stopped, killed and repaired, every machine is as it was", async () => {
           await r2.weft(["down"]);

@@ -161,6 +161,37 @@ test("an answer that does not fit is cut with the TC bit; over TCP it is whole",
   assert.equal(decode(Buffer.from(tcp.bytes)).answers?.length, 200);
 });
 
+test("over UDP nothing is encoded that cannot fit: no addresses are looked up for too many services", () => {
+  let lookups = 0;
+  class CountingZone extends Zone {
+    override host(name: string): ReturnType<Zone["host"]> {
+      lookups++;
+      return super.host(name);
+    }
+  }
+  const hosts = Array.from({ length: 65 }, (_, i) => ({
+    name: `h${i}`,
+    ipv4: `100.64.1.${i}`,
+    ipv6: `fd12:3456:789a::${i + 1}`,
+  }));
+  const full = new CountingZone({
+    network: "home",
+    ipv4Prefix: "100.64.0.0/15",
+    ipv6Prefix: "fd12:3456:789a::/48",
+    hosts,
+    services: hosts.map(({ name }) => ({ label: "_http._tcp", host: name, port: 80 })),
+    serial: 1,
+  });
+  const query = encode({ id: 1, type: "query", questions: [{ name: "_http._tcp.home.weft", type: "SRV" }] });
+  const udp = answerQuery(full, query, { transport: "udp", forwards: false });
+  assert.ok(udp.kind === "reply" && decode(Buffer.from(udp.bytes)).flag_tc);
+  assert.ok(lookups <= 1, `${lookups} lookups`);
+  const tcp = answerQuery(full, query, { transport: "tcp", forwards: false });
+  assert.ok(tcp.kind === "reply");
+  const whole = decode(Buffer.from(tcp.bytes));
+  assert.deepEqual([whole.answers?.length, whole.additionals?.length], [65, 130]);
+});
+
 test("what is no query gets no answer; what is no simple query gets a code", () => {
   const query = encode({ id: 9, type: "query", questions: [{ name: "nas.home.weft", type: "A" }] });
   const code = (bytes: Uint8Array): number | string => {

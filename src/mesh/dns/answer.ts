@@ -12,6 +12,8 @@ export const MAX_QUERY_BYTES = 1232;
 /** UDP answer to somebody without EDNS, and the largest to anybody (fits every path). */
 const PLAIN_UDP_BYTES = 512;
 const EDNS_UDP_BYTES = 1232;
+/** More records than that (20 bytes at least where there can be several) fit no UDP answer, so none is encoded. */
+const MAX_UDP_ANSWERS = 64;
 const MAX_TCP_BYTES = 65_535;
 const HEADER_BYTES = 12;
 const TTL_SECONDS = 30;
@@ -109,8 +111,10 @@ function resolve(zone: Zone | undefined, query: Query, forwards: boolean): DnsRe
   if (question.class !== undefined && question.class !== "IN" && question.class !== "ANY")
     return reply(query, { rcode: Rcode.REFUSED });
   const answers = records(zone, apex, query);
-  if (answers.length > 0)
-    return reply(query, { rcode: Rcode.NOERROR, authoritative: true, answers, extra: glue(zone, answers) });
+  if (answers.length > 0) {
+    const extra = isTooMany(query, answers) ? [] : glue(zone, answers);
+    return reply(query, { rcode: Rcode.NOERROR, authoritative: true, answers, extra });
+  }
   const rcode = zone.exists(name) ? Rcode.NOERROR : Rcode.NXDOMAIN;
   return reply(query, { rcode, authoritative: true, authorities: [soa(zone, apex, NEGATIVE_TTL_SECONDS)] });
 }
@@ -216,10 +220,15 @@ function reply(query: Query, parts: ReplyParts): DnsResult {
       additionals: [...extra, ...opt],
     });
   const { answers = [], authorities = [], extra = [], rcode } = parts;
+  if (isTooMany(query, answers)) return { kind: "reply", bytes: make([], [], [], TRUNCATED_RESPONSE), rcode };
   let bytes = make(answers, authorities, extra, 0);
   if (bytes.length > query.maxBytes && extra.length > 0) bytes = make(answers, authorities, [], 0);
   if (bytes.length > query.maxBytes) bytes = make([], [], [], TRUNCATED_RESPONSE);
   return { kind: "reply", bytes, rcode };
+}
+
+function isTooMany(query: Query, answers: readonly Answer[]): boolean {
+  return query.maxBytes < MAX_TCP_BYTES && answers.length > MAX_UDP_ANSWERS;
 }
 
 /** Twelve bytes: the same id and opcode, QR, the code, nothing else. */

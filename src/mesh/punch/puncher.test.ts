@@ -99,6 +99,65 @@ test("when neither NAT is known and plain probes do not meet, either may be hard
   assert.equal(a.report(now(15_000), B)?.state, "resting");
 });
 
+test("after both were assumed to be hard and nothing was met, the verdict is that they probably are, not a firewall", () => {
+  const { a, b, run } = world(Mapping.UNKNOWN, Mapping.UNKNOWN);
+  a.pathIs(now(0), B, "indirect", true);
+  run(0);
+  a.handleTimeout(now(3_000));
+  run(3_000);
+  a.handleTimeout(now(15_000));
+  b.handleTimeout(now(15_000));
+  for (const report of [a.report(now(15_000), B), b.report(now(15_000), A)]) {
+    assert.equal(report?.verdict.code, "probably-hard");
+    assert.match(report.verdict.remedy, /--endpoint/);
+    assert.match(report.verdict.remedy, /STUN server or a second beacon tells for sure/);
+  }
+});
+
+test("two easy NATs that do not meet: a firewall", () => {
+  const { a, run } = world(Mapping.ENDPOINT_INDEPENDENT, Mapping.ENDPOINT_INDEPENDENT);
+  a.pathIs(now(0), B, "indirect", true);
+  run(0);
+  a.handleTimeout(now(12_000));
+  assert.equal(a.report(now(12_000), B)?.verdict.code, "filtered");
+});
+
+test("a peer that begins ever new attempts gets one every 2 s; its second stage comes in time, and answers are not limited", () => {
+  const { b, run } = world(Mapping.UNKNOWN, Mapping.UNKNOWN);
+  const say = (ms: number, attempt: number): string[] => {
+    const endpoints = [at("203.0.113.1", 40_000)];
+    const message = { type: "punch", attempt, isAnswer: false, mapping: 0, supposes: true, endpoints } as const;
+    b.handle(now(ms), A, message);
+    return kinds(run(ms), B);
+  };
+  assert.deepEqual(say(0, 1).includes("plain"), true);
+  for (let attempt = 2; attempt < 200; attempt++) assert.deepEqual(say(attempt, attempt), []);
+  assert.equal(b.counters.refused, 198);
+  assert.deepEqual(say(500, 1), [], "asked again: answered, not begun again");
+  assert.equal(b.counters.refused, 198);
+  assert.equal(say(3_000, 500).includes("plain"), true);
+  // an own attempt is answered whenever that is
+  b.pathIs(now(3_100), A, "none", true);
+  b.pathIs(now(3_200), A, "indirect", true);
+  assert.equal(kinds(run(3_200), B).includes("plain"), true);
+  assert.equal(b.counters.refused, 198);
+});
+
+test("plain probes are few: two seconds of them, then one a second", () => {
+  const { a, run } = world(Mapping.ENDPOINT_INDEPENDENT, Mapping.ENDPOINT_INDEPENDENT);
+  a.pathIs(now(0), B, "indirect", true);
+  const shots = run(0);
+  a.handleTimeout(now(3_000));
+  shots.push(...run(3_000));
+  const paces = shots.flatMap(({ by, shot }) =>
+    equal(by, A) && shot.kind === "plain" ? [[shot.everyMs, shot.rounds]] : [],
+  );
+  assert.deepEqual(paces, [
+    [250, 8],
+    [1_000, 5],
+  ]);
+});
+
 test("an easy side supposes that an unknown other side is hard, never itself", () => {
   const { a, run } = world(Mapping.ENDPOINT_INDEPENDENT, Mapping.UNKNOWN);
   a.pathIs(now(0), B, "indirect", true);

@@ -8,7 +8,8 @@
  *
  * The last two go only to an address at which a third member sees the peer (`sight`, `seen`), so a member cannot point them at a stranger.
  * Each attempt has a number; what belongs to an earlier one changes nothing. Bounds: MAX_PEERS peers, beyond them nobody is tried until
- * another one is done; one attempt per peer at a time, after a failure a pause of 10 s that doubles up to 10 minutes.
+ * another one is done; one attempt per peer at a time, after a failure a pause of 10 s that doubles up to 10 minutes. Attempts that a peer
+ * begins are taken every 2 s at most.
  * Source: docs/protocol.md, "Hole punching"; RFC 4787 (mapping kinds), RFC 5128 section 3.
  */
 import type { Now } from "../../base/clock.ts";
@@ -23,7 +24,11 @@ const MAX_PEERS = 1024;
 const ASK_EVERY_MS = 500;
 const ASKS = 5;
 const PLAIN_EVERY_MS = 250;
-const PLAIN_ROUNDS = 24;
+/** Two seconds: the other side begins half a round trip later, at most one second. */
+const PLAIN_ROUNDS = 8;
+/** While nothing has come of that, the same now and then. */
+const SLOW_EVERY_MS = 1_000;
+const SLOW_ROUNDS = 5;
 const FAN_SOCKETS = 256;
 /** A NAT forgets an unanswered mapping after 30 s at the earliest in practice; all sockets are heard again well before. */
 const FAN_EVERY_MS = 2_000;
@@ -34,6 +39,8 @@ const GUESS_EVERY_MS = 5;
 const ATTEMPT_MS = 12_000;
 /** When plain probes alone have not met for so long, a NAT that nobody knows is assumed to be a hard one. */
 const PLAIN_MS = 3_000;
+/** A peer may begin an attempt so often; its second stage comes PLAIN_MS after its first, and it asks again when it was refused. */
+const REMOTE_EVERY_MS = 2_000;
 const REST_MIN_MS = 10_000;
 const REST_MAX_MS = 600_000;
 const MAX_SIGHTS = 4;
@@ -118,6 +125,8 @@ interface Peer {
   seenAt: Uint8Array[];
   /** Hex of the witnesses that were asked in this attempt: only their word counts. */
   asked: Set<string>;
+  /** When the peer last began an attempt. */
+  remoteAtMs: number;
   tried: Set<"plain" | "fan" | "guess">;
   answered: boolean;
   attempts: number;
@@ -268,6 +277,7 @@ export class Puncher {
       endpoints: [],
       seenAt: [],
       asked: new Set(),
+      remoteAtMs: Number.NEGATIVE_INFINITY,
       tried: new Set(),
       answered: false,
       attempts: 0,
@@ -347,13 +357,19 @@ export class Puncher {
       this.#punch(now, peer);
       return;
     }
+    // asked again because our answer was late or lost: the probes are under way already
     const isNew = message.attempt !== peer.attempt || peer.state !== "punching";
+    // both asked at once: the lower number is the one that counts, on both sides
+    const isOurs = peer.state === "asking" && message.attempt > peer.attempt;
+    const begins = isNew && !isOurs && peer.reach !== "direct";
+    if (begins && now.nowMs - peer.remoteAtMs < REMOTE_EVERY_MS) {
+      this.counters.refused++;
+      return;
+    }
     this.#learn(peer, message);
     this.#send(from, this.#message(peer, message.attempt, true));
-    // asked again because our answer was late or lost: the probes are under way already
-    if (!isNew || peer.reach === "direct") return;
-    // both asked at once: the lower number is the one that counts, on both sides
-    if (peer.state === "asking" && message.attempt > peer.attempt) return;
+    if (!begins) return;
+    peer.remoteAtMs = now.nowMs;
     peer.isInitiator = false;
     peer.attempt = message.attempt;
     peer.supposes = message.supposes;
@@ -372,13 +388,12 @@ export class Puncher {
 
   #punch(now: Now, peer: Peer): void {
     peer.state = "punching";
-    peer.dueMs =
-      peer.isInitiator && !peer.supposes ? Math.min(peer.attemptEndsMs, now.nowMs + PLAIN_MS) : peer.attemptEndsMs;
+    peer.dueMs = Math.min(peer.attemptEndsMs, now.nowMs + PLAIN_MS);
     this.#probePlainly(peer);
     this.#aim(peer);
   }
 
-  #probePlainly(peer: Peer): void {
+  #probePlainly(peer: Peer, everyMs: number = PLAIN_EVERY_MS, rounds: number = PLAIN_ROUNDS): void {
     const endpoints = [...peer.endpoints];
     for (const seen of peer.seenAt) if (!endpoints.some((one) => equal(one, seen))) endpoints.push(seen);
     if (endpoints.length === 0) return;
@@ -387,8 +402,8 @@ export class Puncher {
       kind: "plain",
       nodeId: peer.nodeId,
       endpoints: endpoints.slice(0, MAX_PUNCH_ENDPOINTS),
-      everyMs: PLAIN_EVERY_MS,
-      rounds: PLAIN_ROUNDS,
+      everyMs,
+      rounds,
     });
   }
 
@@ -420,8 +435,9 @@ export class Puncher {
   /** The plain stage or the whole attempt has not led anywhere. */
   #overdue(now: Now, peer: Peer): void {
     if (this.#suppose(now, peer)) return;
-    if (now.nowMs < peer.attemptEndsMs) peer.dueMs = peer.attemptEndsMs;
-    else this.#fail(now, peer);
+    if (now.nowMs >= peer.attemptEndsMs) return this.#fail(now, peer);
+    peer.dueMs = peer.attemptEndsMs;
+    this.#probePlainly(peer, SLOW_EVERY_MS, SLOW_ROUNDS);
   }
 
   #fail(now: Now, peer: Peer): void {

@@ -12,6 +12,7 @@ export interface Verdict {
     | "no-answer"
     | "no-address"
     | "both-hard"
+    | "probably-hard"
     | "not-confirmed"
     | "port-not-met"
     | "filtered"
@@ -66,6 +67,14 @@ export function judge(found: Findings): Verdict {
       text: "both NATs give every destination another port, so neither side can know where to send",
       remedy: OPEN_A_PORT,
     };
+  const { tried } = found;
+  const wasSupposed = tried.has("plain") && (isHard || tried.has("guess")) && (isPeerHard || tried.has("fan"));
+  if (mayBeHard(found.own) && mayBeHard(found.peer) && wasSupposed)
+    return {
+      code: "probably-hard",
+      text: "probably both NATs give every destination another port: all ways for one NAT of that kind were tried, and nothing arrived",
+      remedy: `${OPEN_A_PORT}; a STUN server or a second beacon tells for sure`,
+    };
   if (isPeerHard && !found.confirmed)
     return {
       code: "not-confirmed",
@@ -83,4 +92,9 @@ export function judge(found: Findings): Verdict {
     text: "both sides sent at the same time and nothing arrived: a firewall on the way drops UDP",
     remedy: `let UDP pass the firewall, or ${OPEN_A_PORT}`,
   };
+}
+
+/** Hard, or not found out. */
+function mayBeHard(mapping: Mapping): boolean {
+  return mapping === Mapping.UNKNOWN || mapping >= Mapping.ADDRESS_DEPENDENT;
 }

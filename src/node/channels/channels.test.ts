@@ -24,7 +24,7 @@ class Side {
   readonly channels: Channels;
 
   constructor(t: TestContext, options: { serves?: boolean; mark?: number; ca?: string } = {}) {
-    const dialer = new Dialer({ ca: options.ca, mark: options.mark ?? 0 });
+    const dialer = new Dialer({ ca: options.ca, mark: options.mark ?? 0, allowLocal: true });
     const note = (level: string) => (message: string) => void this.lines.push(`${level} ${message}`);
     const log: Logger = {
       debug: note("debug"),

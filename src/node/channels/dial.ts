@@ -1,7 +1,8 @@
 /**
  * Opening a channel: resolve the host, connect to its addresses side by side (RFC 8305: another one after 250 ms, the first that answers
  * wins), TLS with verification, WebSocket upgrade. The TCP socket carries the underlay mark where one is set, so that no route of the overlay
- * ever swallows it. Names are looked up unmarked by the system's resolver; when that fails, the addresses that it gave last are used.
+ * ever swallows it. A URL is somebody else's word, so addresses of this machine itself and of its links alone are not connected to, also when
+ * a name leads there, unless `allowLocal` says so. Names are looked up unmarked by the system's resolver; when that fails, the addresses that it gave last are used.
  */
 import { lookup } from "node:dns/promises";
 import { readFileSync } from "node:fs";
@@ -10,6 +11,7 @@ import type { Duplex } from "node:stream";
 import { connect as connectTls, getCACertificates } from "node:tls";
 import { WebSocket } from "ws";
 import type { ChannelUrl } from "../../base/channel-url.ts";
+import { isIPv4Mapped, parseAddress } from "../../base/endpoint.ts";
 import { WeftError } from "../../base/errors.ts";
 import { openMarkedTcp } from "../../sys/tcp.ts";
 import { MAX_DATAGRAM_BYTES, SUBPROTOCOL } from "./connection.ts";
@@ -25,6 +27,8 @@ export interface DialOptions {
   readonly ca: string | undefined;
   /** SO_MARK, 0 = none. */
   readonly mark: number;
+  /** Loopback, unspecified and link-local addresses too: for a node that is on loopback itself. */
+  readonly allowLocal: boolean;
 }
 
 /** @param file PEM, undefined = none @throws WeftError CONFIG_INVALID */
@@ -59,8 +63,11 @@ export class Dialer {
   }
 
   async dial(url: ChannelUrl, signal: AbortSignal): Promise<WebSocket> {
-    const addresses = await this.#resolve(url.host);
+    const found = await this.#resolve(url.host);
     signal.throwIfAborted();
+    const addresses = this.#options.allowLocal ? found : found.filter((address) => !isLocal(address));
+    if (addresses.length === 0 && found.length > 0)
+      throw new Error(`${url.host} leads to this machine itself or to its own link (${found[0]})`);
     return firstOf(addresses, (address) => this.#open(url, address), signal);
   }
 
@@ -160,6 +167,16 @@ function firstOf(
     if (addresses.length === 0) finish(() => reject(new Error("the name has no address")));
     else start();
   });
+}
+
+/** Loopback, unspecified ("this host") and link-local addresses, v4-mapped ones too; what cannot be read counts as such. */
+export function isLocal(address: string): boolean {
+  const bytes = parseAddress(address);
+  if (bytes === undefined) return true;
+  const [a, b] = bytes.subarray(12);
+  if (isIPv4Mapped(bytes)) return a === 0 || a === 127 || (a === 169 && b === 254);
+  const isLow = bytes.subarray(0, 15).every((byte) => byte === 0) && bytes[15] <= 1;
+  return isLow || (bytes[0] === 0xfe && (bytes[1] & 0xc0) === 0x80);
 }
 
 /** Families alternate, so that a broken one costs one step only; the resolver's order decides which comes first. */
