@@ -149,7 +149,8 @@ export class PeerPaths {
 
   /**
    * Largest packet inside the tunnel, bytes: what fits the active path and, so that a change of path does not have to shrink what is already
-   * under way, every other usable path that takes at least nine tenths of that.
+   * under way, every other usable path of a kind as good that takes at least nine tenths of that. A way through others, which takes a little less, is kept in
+   * reserve only: it may not cost a direct path its size.
    * @param overheadBytes of sealing, without the outer IP and UDP headers
    */
   innerBytes(overheadBytes: number): number {
@@ -159,7 +160,7 @@ export class PeerPaths {
     const own = current.mtu.mtuBytes - set.outerBytes(current) - overheadBytes;
     let least = own;
     for (const path of set.paths) {
-      if (!path.used || path.state !== PathState.ALIVE) continue;
+      if (!path.used || path.state !== PathState.ALIVE || path.kind > current.kind) continue;
       const bytes = path.mtu.mtuBytes - set.outerBytes(path) - overheadBytes;
       if (bytes < least && bytes >= own * 0.9) least = bytes;
     }

@@ -43,6 +43,17 @@ test("a relay that is faster does not take the data from a direct path, and stay
   assert.deepEqual(states(world.a), { "10.0.0.2:1": 2, "relay#7": 2, "transit#8": 2 });
 });
 
+test("a way through others in reserve, which takes smaller packets, does not make those on a direct path smaller", () => {
+  const alone = new World([link("10.0.0.1:1", "10.0.0.2:1", 10)]);
+  const beside = new World([link("10.0.0.1:1", "10.0.0.2:1", 10), virtualLink(VirtualType.LABEL, 1, 7, 5)]);
+  for (const world of [alone, beside]) {
+    world.connect();
+    pump(world, 20_000);
+  }
+  assert.equal(Object.keys(states(beside.a)).length, 2);
+  assert.equal(beside.a.paths.innerBytes(36), alone.a.paths.innerBytes(36));
+});
+
 test("direct paths fail together: the stand-in is of another kind, and the gap is that of one failure", () => {
   const world = new World([
     link("10.0.0.1:1", "10.0.0.2:1", 10),
