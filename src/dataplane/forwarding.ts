@@ -9,7 +9,7 @@
  */
 import { Drop } from "../base/drop.ts";
 import { VirtualType } from "../base/endpoint.ts";
-import { NAME_BYTES, NAME_ECN, NAME_FAMILY } from "../base/name.ts";
+import { NAME_ECN, NAME_FAMILY } from "../base/name.ts";
 import type { Slab } from "../base/slab.ts";
 import { TokenBucket } from "../path/bucket.ts";
 import type { Epoch } from "../session/epochs.ts";
@@ -155,7 +155,7 @@ export class Forwarding {
     if (bytes > to.maxPacketBytes) return this.#inPieces(to, payload, bytes);
     const batch = this.batch;
     const datagramBytes = bytes + DATA_OVERHEAD_BYTES;
-    if (!batch.blocked && !this.#fits(batch, to, datagramBytes, ecn)) this.#deps.sender.send(batch);
+    if (!batch.blocked && !batch.fits(to, datagramBytes, ecn, this.#deps.sender.gso)) this.#deps.sender.send(batch);
     if (batch.blocked) return this.#drop(Drop.QUEUE_FULL);
     const plain = payload - INNER_HEADER_BYTES;
     this.#view.setUint32(plain, InnerKind.TRANSIT, true);
@@ -168,18 +168,7 @@ export class Forwarding {
       to.rekeyToldFor = epoch.epochId;
       this.#deps.wantRekey(to, epoch);
     }
-    if (batch.count === 0) {
-      batch.peer = to;
-      batch.segmentBytes = datagramBytes;
-      batch.ecn = ecn;
-      this.#u8.copyWithin(batch.name, name, name + NAME_BYTES);
-      this.#u8[batch.name + NAME_ECN] = ecn;
-    } else if (datagramBytes < batch.segmentBytes) {
-      batch.ended = true;
-    }
-    batch.count++;
-    batch.bytes += datagramBytes;
-    batch.payloadBytes += bytes;
+    batch.append(to, name, datagramBytes, bytes, ecn);
     this.#taken(bytes);
   }
 
@@ -201,20 +190,6 @@ export class Forwarding {
     this.#stats.add(Counter.rxInternal, 1);
     this.#stats.add(Counter.forwardTaken, 1);
     this.#stats.add(Counter.forwardedBytes, bytes - TRANSIT_LABEL_BYTES);
-  }
-
-  #fits(batch: Batch, to: PeerState, datagramBytes: number, ecn: number): boolean {
-    if (batch.count === 0) return true;
-    return (
-      batch.peer === to &&
-      batch.ecn === ecn &&
-      !batch.ended &&
-      datagramBytes <= batch.segmentBytes &&
-      batch.count < to.burst.segments &&
-      batch.bytes + datagramBytes <= batch.maxBytes &&
-      this.#deps.sender.gso &&
-      batch.gso
-    );
   }
 
   /** Too big for the next path: base-size ones go on in pieces, of larger ones the source's PMTU discovery learns. */

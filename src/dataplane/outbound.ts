@@ -9,7 +9,7 @@
  * (queues.ts: bounded, CoDel) until the socket is writable or the pause is over; nothing is lost silently.
  */
 import { Drop } from "../base/drop.ts";
-import { NAME_BYTES, NAME_ECN, NAME_FAMILY } from "../base/name.ts";
+import { NAME_FAMILY } from "../base/name.ts";
 import { VirtualType } from "../base/endpoint.ts";
 import type { Slab } from "../base/slab.ts";
 import type { Epoch, EpochTable } from "../session/epochs.ts";
@@ -456,7 +456,7 @@ export class Outbound {
       return;
     }
     const ecn = this.#ecnOf(ip);
-    if (!this.#fits(batch, peer, bytes + DATA_OVERHEAD_BYTES, ecn) && !this.sender.send(batch)) {
+    if (!batch.fits(peer, bytes + DATA_OVERHEAD_BYTES, ecn, this.sender.gso) && !this.sender.send(batch)) {
       this.#queue(peer, plain, bytes, false);
       return;
     }
@@ -466,21 +466,6 @@ export class Outbound {
   #ecnOf(ip: number): number {
     const second = this.#u8[ip + 1];
     return this.#u8[ip] >>> 4 === 4 ? second & 3 : (second >>> 4) & 3;
-  }
-
-  /** May a datagram of this size join the open batch? */
-  #fits(batch: Batch, peer: PeerState, datagramBytes: number, ecn: number): boolean {
-    if (batch.count === 0) return true;
-    return (
-      batch.peer === peer &&
-      batch.ecn === ecn &&
-      !batch.ended &&
-      datagramBytes <= batch.segmentBytes &&
-      batch.count < peer.burst.segments &&
-      batch.bytes + datagramBytes <= batch.maxBytes &&
-      this.sender.gso &&
-      batch.gso
-    );
   }
 
   #sealInto(
@@ -503,18 +488,7 @@ export class Outbound {
       peer.rekeyToldFor = epoch.epochId;
       this.#deps.wantRekey(peer, epoch);
     }
-    if (batch.count === 0) {
-      batch.peer = peer;
-      batch.segmentBytes = datagramBytes;
-      batch.ecn = ecn;
-      this.#u8.copyWithin(batch.name, name, name + NAME_BYTES);
-      this.#u8[batch.name + NAME_ECN] = ecn;
-    } else if (datagramBytes < batch.segmentBytes) {
-      batch.ended = true;
-    }
-    batch.count++;
-    batch.bytes += datagramBytes;
-    batch.payloadBytes += bytes;
+    batch.append(peer, name, datagramBytes, bytes, ecn);
   }
 
   #serveQueue(peer: PeerState, budget: number): number {
@@ -536,7 +510,7 @@ export class Outbound {
         continue;
       }
       const ecn = this.#ecnOf(plain + INNER_HEADER_BYTES);
-      if (!this.#fits(batch, peer, bytes + DATA_OVERHEAD_BYTES, ecn) && !this.sender.send(batch)) break;
+      if (!batch.fits(peer, bytes + DATA_OVERHEAD_BYTES, ecn, this.sender.gso) && !this.sender.send(batch)) break;
       this.#sealInto(batch, peer, epoch, name, plain, bytes, ecn);
       queues.release(queue);
       served++;

@@ -32,6 +32,7 @@ export const ENETUNREACH = -101;
 export class Batch {
   readonly base: number;
   readonly maxBytes: number;
+  readonly #u8: Uint8Array;
   /** Holds what other members sent to each other: counted apart from this node's own packets. */
   readonly isTransit: boolean;
   peer: PeerState | undefined = undefined;
@@ -58,10 +59,42 @@ export class Batch {
 
   /** @throws WeftError SLAB_FULL */
   constructor(slab: Slab, maxBytes: number = MAX_BATCH_BYTES, isTransit: boolean = false) {
+    this.#u8 = slab.u8;
     this.base = slab.allocate(MAX_BATCH_BYTES + 4_096);
     this.name = slab.allocate(NAME_BYTES);
     this.maxBytes = maxBytes;
     this.isTransit = isTransit;
+  }
+
+  /** May a datagram of this size join? @param gso trains may be sent at all */
+  fits(peer: PeerState, datagramBytes: number, ecn: number, gso: boolean): boolean {
+    if (this.count === 0) return true;
+    return (
+      this.peer === peer &&
+      this.ecn === ecn &&
+      !this.ended &&
+      datagramBytes <= this.segmentBytes &&
+      this.count < peer.burst.segments &&
+      this.bytes + datagramBytes <= this.maxBytes &&
+      gso &&
+      this.gso
+    );
+  }
+
+  /** Counts in a datagram that was just sealed to `base + bytes` and fits. @param name name block of where it goes, copied */
+  append(peer: PeerState, name: number, datagramBytes: number, payloadBytes: number, ecn: number): void {
+    if (this.count === 0) {
+      this.peer = peer;
+      this.segmentBytes = datagramBytes;
+      this.ecn = ecn;
+      this.#u8.copyWithin(this.name, name, name + NAME_BYTES);
+      this.#u8[this.name + NAME_ECN] = ecn;
+    } else if (datagramBytes < this.segmentBytes) {
+      this.ended = true;
+    }
+    this.count++;
+    this.bytes += datagramBytes;
+    this.payloadBytes += payloadBytes;
   }
 
   /** True while it waits for this family's socket to become writable. */
