@@ -76,15 +76,23 @@ export async function playRounds(
   const running = contenders.filter((contender) => contender.tunnel !== undefined);
   for (let round = 0; round < options.rounds; round++) {
     for (const [number, measure] of measures.entries()) {
-      const first = (round + number) % Math.max(1, running.length);
-      for (const contender of [...running.slice(first), ...running.slice(0, first)]) {
-        const atSeconds = (performance.now() - start) / 1_000;
-        const readings = await readOne(contender, measure, options.seconds);
-        entries.push({ round, subject: contender.name, measure: measure.id, atSeconds, readings });
+      const atSeconds = (performance.now() - start) / 1_000;
+      const note = ({ name }: Contender, readings: Record<string, Reading>): void => {
+        entries.push({ round, subject: name, measure: measure.id, atSeconds, readings });
         const main = readings[measure.figures[0].id];
-        say(
-          `round ${round + 1}/${options.rounds} ${measure.id} ${contender.name} ${isNumber(main) ? figure(main) : `n/a: ${(main as { why: string }).why}`}`,
-        );
+        const shown = isNumber(main) ? figure(main) : `n/a: ${(main as { why: string }).why}`;
+        say(`round ${round + 1}/${options.rounds} ${measure.id} ${name} ${shown}`);
+      };
+      const first = (round + number) % Math.max(1, running.length);
+      const inTurn = [...running.slice(first), ...running.slice(0, first)];
+      if (measure.takeTogether !== undefined) {
+        const all = await readTogether(inTurn, measure, options.seconds);
+        for (const [index, contender] of inTurn.entries()) note(contender, all[index]);
+        await sleep(PAUSE_MS);
+        continue;
+      }
+      for (const contender of inTurn) {
+        note(contender, await readOne(contender, measure, options.seconds));
         await sleep(PAUSE_MS);
       }
     }
@@ -92,12 +100,41 @@ export async function playRounds(
   return entries;
 }
 
+/** One that cannot be taken makes those of all who live missing: they would not have had the same seconds. */
+async function readTogether(
+  contenders: readonly Contender[],
+  measure: Measure,
+  seconds: number,
+): Promise<Record<string, Reading>[]> {
+  const alive = contenders.filter((one) => !hasEnded(one));
+  let taken: Record<string, Reading>[] = [];
+  let why = "";
+  try {
+    const tunnels = alive.map(({ tunnel }) => tunnel as Tunnel);
+    taken = (await measure.takeTogether?.(tunnels, { seconds })) ?? [];
+  } catch (error) {
+    why = reasonOf(error);
+  }
+  return contenders.map((one) => {
+    const index = alive.indexOf(one);
+    return index < 0 ? missing(measure, ended(one)) : (taken[index] ?? missing(measure, why));
+  });
+}
+
 async function readOne(contender: Contender, measure: Measure, seconds: number): Promise<Record<string, Reading>> {
-  const tunnel = contender.tunnel as Tunnel;
-  const dead = [tunnel.a.pid, tunnel.b.pid].some((pid) => pid !== undefined && !isAlive(pid));
+  if (hasEnded(contender)) return missing(measure, ended(contender));
   const ids = measure.figures.map((one) => one.id);
-  if (dead) return Object.fromEntries(ids.map((id) => [id, { why: `${contender.name} has ended` }]));
-  return await take(ids, () => measure.take(tunnel, { seconds }));
+  return await take(ids, () => measure.take(contender.tunnel as Tunnel, { seconds }));
+}
+
+function hasEnded({ tunnel }: Contender): boolean {
+  return [tunnel?.a.pid, tunnel?.b.pid].some((pid) => pid !== undefined && !isAlive(pid));
+}
+
+const ended = ({ name }: Contender): string => `${name} has ended`;
+
+function missing({ figures }: Measure, why: string): Record<string, Reading> {
+  return Object.fromEntries(figures.map(({ id }) => [id, { why }]));
 }
 
 /** Median of one figure of one contender, and of its pairwise ratios. */

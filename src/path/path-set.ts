@@ -10,6 +10,7 @@ import {
   NAME_INTERFACE,
   NAME_LOCAL,
   NAME_REMOTE,
+  NAME_SOCKET,
   readName,
   sameLocal,
   sameRemote,
@@ -177,7 +178,7 @@ export class PathSet {
     path.misses = 0;
     path.restartReports();
     path.unreportedSinceMs = -1;
-    path.mtu.verify(nowMs);
+    path.mtu.revive(nowMs);
     this.wakeAt(nowMs);
   }
 
@@ -409,6 +410,8 @@ export class PathSet {
       if (!path.used) continue;
       all.push({
         endpoint: readName(this.u8, path.name),
+        local: this.u8.slice(path.name + NAME_LOCAL, path.name + NAME_LOCAL + 16),
+        socket: this.view.getUint32(path.name + NAME_SOCKET, true),
         active: path.slot === this.active,
         duplicate: path.slot === this.duplicate,
         state: path.state,

@@ -50,6 +50,9 @@ export const PATH_REASONS: readonly string[] = [
 export interface PathFigures {
   /** 18 bytes: v4-mapped address ‖ port u16. */
   readonly endpoint: Uint8Array;
+  /** Own address, 16 bytes; all zero = left to the kernel. And the socket: 0 = the main one, others are of hole punching. */
+  readonly local: Uint8Array;
+  readonly socket: number;
   readonly active: boolean;
   /** Carries a copy while delivery on the active one is in doubt. */
   readonly duplicate: boolean;
@@ -72,6 +75,8 @@ export interface PathFigures {
   readonly lastReceivedMs: number;
 }
 
+/** Not the global `Infinity`: to the optimiser that is an object, for whose sake every other result of an expression would be boxed too, at each packet. */
+const NEVER_MS = 1 / 0;
 const PATIENCE_MIN_MS = 20;
 const PATIENCE_MAX_MS = 80;
 /** On long paths, whose senders wait longer too, a share of the round trip. */
@@ -243,7 +248,7 @@ export class Path {
   /** How long data may stay unreported before delivery is in doubt, ms; Infinity while the round trip is unknown. */
   get deliveryBoundMs(): number {
     const rttMs = this.rtt.smoothedMs;
-    return rttMs < 0 || !this.announced ? Infinity : rttMs + 2 * this.reportIntervalMs + this.patienceMs;
+    return rttMs < 0 || !this.announced ? NEVER_MS : rttMs + 2 * this.reportIntervalMs + this.patienceMs;
   }
 
   /**

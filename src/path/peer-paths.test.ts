@@ -311,6 +311,20 @@ test("a lone lost packet costs at most a false alarm, and the better path is act
   assert.ok(world.a.paths.counters.falseAlarms >= 1);
 });
 
+test("a place that silently became narrow is known in both directions and on all paths that lead through it", () => {
+  const world = new World([link("10.0.0.1:1", "10.0.0.2:1", 10), link("10.1.0.1:1", "10.1.0.2:1", 30)]);
+  world.connect();
+  // Only a sends large packets; b's are small, so that no loss of its own can tell it.
+  world.every(5, () => world.a.sendData(1_400));
+  world.every(5, () => world.b.sendData(60));
+  world.pass(10_000);
+  const sizes = (): number[] => [world.a, world.b].flatMap(({ paths }) => paths.figures().map((one) => one.mtuBytes));
+  assert.deepEqual(sizes(), [1_500, 1_500, 1_500, 1_500]);
+  for (const narrow of world.links) narrow.mtuBytes = 1_380;
+  world.pass(3_000);
+  assert.deepEqual(sizes(), [1_380, 1_380, 1_380, 1_380]);
+});
+
 test("late, duplicated and reordered answers and reports change nothing that they should not", () => {
   const world = new World(
     [link("10.0.0.1:1", "10.0.0.2:1", 10, { duplicate: 0.3, jitterMs: 15 }), link("10.1.0.1:1", "10.1.0.2:1", 60)],

@@ -26,6 +26,8 @@ const RAISE_AFTER_DOUBT_MS = 60_000;
 const RAISE_MS = 600_000;
 const INCONCLUSIVE_MIN_MS = 5_000;
 const INCONCLUSIVE_MAX_MS = 60_000;
+/** A round that was interrupted for longer knows nothing any more. */
+const ROUND_MOST_MS = 5_000;
 const MIN_TIMEOUT_MS = 50;
 const MAX_TIMEOUT_MS = 1_000;
 /** A hint that probes disproved makes further hints unbelievable for this long. */
@@ -40,10 +42,13 @@ export class PathMtu {
   nextMs: number = Infinity;
   #limitBytes = PMTU_BASE_BYTES;
   #targetBytes = 0;
+  #beganMs = -Infinity;
   #try = 0;
   #best = 0;
   /** Position in the sizes of this try: 0 = target, then table entries. */
   #cursor = 0;
+  /** Where the cursor stood before the last size. */
+  #polled = 0;
   #raising = false;
   #nextRaiseMs = Infinity;
   #backoffMs = INCONCLUSIVE_MIN_MS;
@@ -120,10 +125,30 @@ export class PathMtu {
     return 0;
   }
 
-  /** Probes cannot be sent now: the try is repeated whole at `atMs`. */
+  /** The size that poll() gave last could not be asked: it is given again at `atMs`, and the try goes on from there. */
   postpone(atMs: number): void {
-    this.#cursor = 0;
+    this.#cursor = this.#polled;
     this.nextMs = atMs;
+  }
+
+  /**
+   * A path that was silent answers again: what is believed of it is checked, upwards where only a hint has lowered it. A round that began a
+   * moment ago goes on: in a black hole for large packets its own answers are what revives the path.
+   */
+  revive(nowMs: number): void {
+    if (this.#targetBytes > 0 && nowMs - this.#beganMs < ROUND_MOST_MS) return;
+    if (this.#hintedFrom > 0) this.#begin(nowMs, this.#hintedFrom, true);
+    else this.verify(nowMs);
+  }
+
+  /** The last round began because data did not come through. */
+  get wasDoubted(): boolean {
+    return this.#isDoubt;
+  }
+
+  /** True while answers are awaited or sizes remain to be asked. */
+  get isAsking(): boolean {
+    return this.#targetBytes > 0;
   }
 
   /** A probe of this size was answered. @returns true when the MTU in force changed */
@@ -172,6 +197,7 @@ export class PathMtu {
   }
 
   #begin(nowMs: number, targetBytes: number, raising: boolean): void {
+    this.#beganMs = nowMs;
     this.#targetBytes = targetBytes;
     this.#raising = raising;
     this.#isDoubt = false;
@@ -182,6 +208,7 @@ export class PathMtu {
   }
 
   #nextSize(): number {
+    this.#polled = this.#cursor;
     const position = this.#cursor++;
     if (position === 0) return this.#targetBytes;
     if (this.#try === 0) return 0;

@@ -28,6 +28,8 @@ import { PathKind } from "./select.ts";
 const PROBES_PER_SECOND = 20;
 const PROBES_BURST = 40;
 const PROBES_RESERVED = 20;
+/** What questions about sizes leave for those about life. */
+const MTU_RESERVED = 6;
 const ANSWERS_PER_SECOND = 60;
 const ANSWERS_BURST = 80;
 /** A probe was not sent: over its rate; refused by the kernel, or without a session. */
@@ -78,6 +80,12 @@ export class Prober {
     path.lastReceivedMs = nowMs;
     path.remoteId = probe.pathId;
     path.noteTimestamp(nowMs, probe.timestampUs);
+    const isSmaller = datagramBytes + set.outerBytes(path) < path.mtu.mtuBytes;
+    if ((probe.flags & PROBE_FLAG_MTU) !== 0 && isSmaller && path.state === PathState.ALIVE) {
+      // the peer looks for a size below the one sent from here: what is too large for its packets may be so for ours
+      path.mtu.suspect(nowMs);
+      set.wakeAt(path.mtu.nextMs);
+    }
     if (!this.#answers.take(nowMs)) {
       set.counters.answersLimited++;
       return Drop.RATE_LIMIT;
@@ -205,7 +213,8 @@ export class Prober {
   /** @param sizeBytes underlay IP packet size for a PMTU probe, else 0 @returns the probe's number, or LIMITED or REFUSED when it was not sent */
   send(nowMs: number, path: Path, sizeBytes: number, sink: PathSink): number {
     const set = this.#set;
-    if (!this.#questions.take(nowMs, path.state === PathState.ALIVE ? 0 : PROBES_RESERVED)) {
+    const reserve = path.state !== PathState.ALIVE ? PROBES_RESERVED : sizeBytes > 0 ? MTU_RESERVED : 0;
+    if (!this.#questions.take(nowMs, reserve)) {
       set.counters.probesLimited++;
       return LIMITED;
     }
@@ -248,6 +257,14 @@ export class Prober {
   #runMtuInUse(nowMs: number, path: Path, sink: PathSink): void {
     const set = this.#set;
     if (!set.inUse(nowMs)) return;
+    const active = set.active < 0 ? path : set.paths[set.active];
+    if (path !== active && path.mtu.nextMs <= nowMs && active.mtu.isAsking && active.state === PathState.ALIVE) {
+      // one after the other, the one in use first: together they would ask for more than the rate allows
+      path.mtu.postpone(nowMs + MTU_LIMITED_MS);
+      set.wakeAt(path.mtu.nextMs);
+      return;
+    }
+    const before = path.mtu.mtuBytes;
     for (;;) {
       const size = path.mtu.poll(nowMs, path.rtt.smoothedMs);
       if (size === 0) break;
@@ -259,5 +276,11 @@ export class Prober {
       }
     }
     set.wakeAt(path.mtu.nextMs);
+    if (path.mtu.mtuBytes >= before || !path.mtu.wasDoubted) return;
+    // the narrow place may be one that the other paths have in common with this: believed, and checked
+    for (const other of set.paths) {
+      if (!other.used || other.kind !== path.kind || !other.mtu.hinted(nowMs, path.mtu.mtuBytes)) continue;
+      set.wakeAt(nowMs);
+    }
   }
 }
