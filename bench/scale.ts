@@ -1,12 +1,13 @@
 /**
  * `bench scale`: networks of growing size on this machine, several real nodes to a process (scale-host.ts), UDP on loopback. Every node pings ten random others
  * a minute; measured are the bytes a node sends and receives a second without a user's data, processor time and memory a node, how soon everybody knows a
- * change of the roster, and in one size how soon everybody knows a revocation.
+ * change of the roster, and in one size how soon everybody knows a revocation. On demand also a restart of all nodes at once (scale-storm.ts).
  */
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Daemon, sleep } from "../lab/process.ts";
+import { measureStorm, type Storm, stormTable } from "./scale-storm.ts";
 import { WEFT_NODE } from "../lab/traffic.ts";
 import { ROOT } from "./tools/binaries.ts";
 import { describeMachine, Disturbance } from "./tools/machine.ts";
@@ -19,6 +20,8 @@ export interface ScaleOptions extends OutputOptions {
   /** Of steady state, measured. */
   readonly seconds: number;
   readonly revocations: number;
+  /** All nodes are killed and started again at once, besides. */
+  readonly restart: boolean;
   readonly command: string;
 }
 
@@ -53,6 +56,7 @@ interface Size {
   /** Slowest node, of each change. */
   readonly changeMs: readonly number[];
   readonly revocationMs: readonly number[];
+  readonly storm: Storm | undefined;
 }
 
 export async function runScale(options: ScaleOptions): Promise<void> {
@@ -95,6 +99,9 @@ export async function runScale(options: ScaleOptions): Promise<void> {
           ],
           rows,
         },
+        ...(options.restart
+          ? [stormTable(sizes.flatMap(({ nodes, storm }) => (storm ? [{ nodes, storm }] : [])))]
+          : []),
         ...(revoked.length === 0
           ? []
           : [
@@ -189,22 +196,18 @@ async function measure(nodes: number, options: ScaleOptions): Promise<Size> {
   try {
     const begunMs = Date.now();
     let token: unknown = null;
-    for (let first = 0; first < nodes; first += options.perProcess) {
+    const spawn = (first: number): Daemon => {
       const count = Math.min(options.perProcess, nodes - first);
-      const args = [
-        join(ROOT, "bench/scale-host.ts"),
-        "--folder",
-        folder,
-        "--first",
-        String(first),
-        "--count",
-        String(count),
-      ];
-      if (first === 0) args.push("--found");
-      const host = new Daemon(`host${first}`, WEFT_NODE, args);
+      const own = ["--folder", folder, "--first", String(first), "--count", String(count)];
+      if (first === 0) own.push("--found");
+      return new Daemon(`host${first}`, WEFT_NODE, [join(ROOT, "bench/scale-host.ts"), ...own]);
+    };
+    const firsts = Array.from({ length: Math.ceil(nodes / options.perProcess) }, (_, i) => i * options.perProcess);
+    for (const first of firsts) {
+      const host = spawn(first);
       hosts.push(host);
       ({ token } = await host.ask({ start: token }, 120_000));
-      process.stderr.write(`${nodes} nodes: ${first + count} have joined\n`);
+      process.stderr.write(`${nodes} nodes: ${Math.min(nodes, first + options.perProcess)} have joined\n`);
     }
     const crowd = new Crowd(hosts);
     await crowd.members(nodes, 60_000);
@@ -215,6 +218,12 @@ async function measure(nodes: number, options: ScaleOptions): Promise<Size> {
     const before = await crowd.figures();
     await sleep(options.seconds * 1_000);
     const after = await crowd.figures();
+    const storm = options.restart
+      ? await measureStorm(hosts, nodes, options.seconds, {
+          spawn: () => firsts.map(spawn),
+          ping: async () => void (await crowd.all({ ping: names, perMinute: PINGS_PER_MINUTE })),
+        })
+      : undefined;
     const changes = await revoke(crowd, nodes, CHANGES);
     const revocationMs =
       nodes === REVOCATION_SIZE ? (await revoke(crowd, nodes - CHANGES, options.revocations)).flat() : [];
@@ -228,6 +237,7 @@ async function measure(nodes: number, options: ScaleOptions): Promise<Size> {
       lost: after.lost - before.lost,
       changeMs: changes.map((times) => Math.max(...times)),
       revocationMs,
+      storm,
     };
   } finally {
     await Promise.all(hosts.map((host) => host.stop("SIGTERM", 5_000)));

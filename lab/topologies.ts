@@ -60,6 +60,24 @@ export async function routedHosts(
   }
 }
 
+/** The router drops everything between the two, until reunite(). @param table name of the rules @default "apart" */
+export async function keepApart(router: Host, a: Host, b: Host, table = "apart"): Promise<void> {
+  const rules = [
+    ["ip", a.address4, b.address4],
+    ["ip", b.address4, a.address4],
+    ["ip6", a.address6, b.address6],
+    ["ip6", b.address6, a.address6],
+  ].map(([family, from, to]) => `${family} saddr ${from} ${family} daddr ${to} drop;`);
+  await router.nft(
+    `table inet ${table} { chain forward { type filter hook forward priority -5; ${rules.join(" ")} }; }`,
+  );
+}
+
+/** Undoes keepApart(). */
+export async function reunite(router: Host, table = "apart"): Promise<void> {
+  await router.must("nft", ["delete", "table", "inet", table]);
+}
+
 export interface NattedHosts {
   readonly lab: Lab;
   /** Reachable from everywhere. */

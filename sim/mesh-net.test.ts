@@ -286,3 +286,21 @@ test("what a node says while nothing happens does not grow with the network", ()
   });
   assert.ok(rates[1] <= 1.5 * rates[0] && rates[0] < 200, rates.join(" "));
 });
+
+test("nodes that all start at the same moment do not march in step: no five seconds see more than twice the mean", () => {
+  const net = new MeshNet(77, 50);
+  net.nodes.forEach((node, i) => {
+    for (let step = 1; step <= 4; step++) net.connect(node, net.nodes[(i + step) % 50], 5);
+  });
+  // what the start itself brings about
+  net.run(20_000);
+  const counts: number[] = [];
+  for (let window = 0; window < 48; window++) {
+    const before = net.controlMessages;
+    net.run(5_000);
+    counts.push(net.controlMessages - before);
+  }
+  const mean = counts.reduce((total, count) => total + count, 0) / counts.length;
+  assert.ok(mean > 10, "control: something is said");
+  assert.ok(Math.max(...counts) <= 2 * mean, `mean ${mean}, ${counts.join(" ")}`);
+});

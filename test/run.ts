@@ -3,7 +3,7 @@
  *
  *   npm test                       everything
  *   npm test -- --static           type check, lint, format, dead code and architecture only
- *   npm test -- --only NAME        stages or test files whose name contains NAME (may be repeated)
+ *   npm test -- --only NAME        stages or test files whose name contains NAME (may be repeated); a NAME that nothing has is an error
  *
  * Prints every stage with its time and ends with the summary lines of Node's test runner over all stages and a plain closing line
  * "N passed, N failed, N skipped". Every static check counts as one test. The exit code is 0 only when nothing failed and
@@ -37,6 +37,9 @@ interface Tally {
 interface Stage {
   readonly name: string;
   readonly isStatic: boolean;
+  /** Test files; undefined for a program. */
+  readonly files?: readonly string[];
+  readonly concurrency?: number;
   readonly run: () => Promise<Tally>;
 }
 
@@ -71,13 +74,11 @@ function tests(name: string, isStatic: boolean, files: readonly string[], concur
   return {
     name,
     isStatic,
+    files,
+    concurrency,
     run: () =>
       new Promise((resolve, reject) => {
         const tally = emptyTally();
-        if (files.length === 0) {
-          resolve(tally);
-          return;
-        }
         const stream = run({
           files: files.map((file) => join(ROOT, file)),
           cwd: ROOT,
@@ -105,8 +106,27 @@ function tests(name: string, isStatic: boolean, files: readonly string[], concur
 }
 
 function find(pattern: string): string[] {
-  const names = globSync(pattern, { cwd: ROOT }).toSorted();
-  return options.only.length === 0 ? names : names.filter((name) => options.only.some((part) => name.includes(part)));
+  return globSync(pattern, { cwd: ROOT }).toSorted();
+}
+
+/** Everything that there is, or what --only names: whole stages, and single files of the others. @throws Error for a name that nothing has */
+function wanted(): Stage[] {
+  const all = stages().filter((stage) => !options.static || stage.isStatic);
+  if (options.only.length === 0) return all;
+  const unknown = options.only.filter(
+    (part) => !all.some(({ name, files = [] }) => name.includes(part) || files.some((file) => file.includes(part))),
+  );
+  if (unknown.length > 0) {
+    const names = unknown.map((part) => `"${part}"`).join(", ");
+    throw new Error(
+      `no ${options.static ? "static " : ""}stage or test file is called ${names}; stages: ${all.map(({ name }) => name).join("; ")}`,
+    );
+  }
+  return all.flatMap((stage) => {
+    if (options.only.some((part) => stage.name.includes(part))) return [stage];
+    const files = (stage.files ?? []).filter((file) => options.only.some((part) => file.includes(part)));
+    return files.length === 0 ? [] : [tests(stage.name, stage.isStatic, files, stage.concurrency ?? 1)];
+  });
 }
 
 function stages(): Stage[] {
@@ -114,7 +134,7 @@ function stages(): Stage[] {
     ...find("{src,sim,lab,bench}/**/*.test.ts"),
     ...find("test/*/**/*.test.ts").filter((name) => !name.startsWith("test/e2e/")),
   ];
-  const all = [
+  return [
     check("types", "tsc", ["--noEmit", "-p", "."]),
     check("lint", "oxlint", ["--type-aware", "--deny-warnings"]),
     check("format", "oxfmt", ["--check", "."]),
@@ -124,10 +144,6 @@ function stages(): Stage[] {
     // One at a time: they measure gaps and share two cores with the daemons they start.
     tests("end-to-end", false, find("test/e2e/**/*.test.ts"), 1),
   ];
-  const wanted = options.static ? all.filter((stage) => stage.isStatic) : all;
-  if (options.only.length === 0) return wanted;
-  const named = wanted.filter((stage) => options.only.some((part) => stage.name.includes(part)));
-  return named.length > 0 ? named : wanted.filter((stage) => !stage.isStatic);
 }
 
 async function main(): Promise<number> {
@@ -136,6 +152,13 @@ async function main(): Promise<number> {
   const times: string[] = [];
   if (!existsSync(BIN)) {
     process.stderr.write("npm test: dependencies are missing: run `npm ci` first\n");
+    return 1;
+  }
+  let chosen: Stage[];
+  try {
+    chosen = wanted();
+  } catch (error) {
+    process.stderr.write(`npm test: ${(error as Error).message}\n`);
     return 1;
   }
   if (!options.static) {
@@ -150,7 +173,7 @@ async function main(): Promise<number> {
     const missing = whyNoNamespaces();
     if (missing !== undefined) process.stdout.write(`Tests that need root will be skipped: ${missing}\n`);
   }
-  for (const stage of stages()) {
+  for (const stage of chosen) {
     process.stdout.write(`\n${styleText("bold", `== ${stage.name}`)}\n`);
     const began = performance.now();
     const tally = await stage.run();
@@ -168,7 +191,7 @@ async function main(): Promise<number> {
       `ℹ skipped ${total.skipped}\nℹ todo ${total.todo}\nℹ duration_ms ${Math.round(performance.now() - started)}\n`,
   );
   process.stdout.write(`${total.passed} passed, ${failed} failed, ${total.skipped} skipped\n`);
-  if (total.tests === 0) process.stdout.write("nothing ran: no stage or file has that name\n");
+  if (total.tests === 0) process.stdout.write("npm test: nothing ran\n");
   return failed === 0 && total.tests > 0 ? 0 : 1;
 }
 

@@ -2,7 +2,7 @@
 import type { Host, Lab } from "../namespaces.ts";
 import { Internet } from "../nat-sites.ts";
 import { formNetwork, type WeftNetwork } from "../network.ts";
-import { routedHosts, twoHosts } from "../topologies.ts";
+import { keepApart, routedHosts, twoHosts } from "../topologies.ts";
 
 export const WAYS = ["direct", "nat", "relay", "transit"] as const;
 export type Way = (typeof WAYS)[number];
@@ -28,17 +28,8 @@ export async function openWay(way: Way): Promise<WayWorld> {
   if (way === "transit") {
     const { lab, hosts, router } = await routedHosts(["c", "d", "a", "b"]);
     return withNetwork(lab, async () => {
-      const [, , a, b] = hosts;
-      for (const family of ["4", "6"] as const) {
-        const address = (host: typeof a): string => (family === "4" ? host?.address4 : host?.address6) ?? "";
-        const ip = family === "4" ? "ip" : "ip6";
-        await router.nft(`table inet apart${family} { chain forward {
-          type filter hook forward priority -5;
-          ${ip} saddr ${address(a)} ${ip} daddr ${address(b)} drop;
-          ${ip} saddr ${address(b)} ${ip} daddr ${address(a)} drop;
-        }
-}`);
-      }
+      const [, , a, b] = hosts as [Host, Host, Host, Host];
+      await keepApart(router, a, b);
       return formNetwork(lab, hosts);
     });
   }

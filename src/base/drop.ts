@@ -72,6 +72,8 @@ export const Drop = {
   CONGESTION: 33,
   /** Transit under a label that this node did not give to its sender. */
   UNKNOWN_LABEL: 34,
+  /** Transit beyond what its sender may send through this node. */
+  QUOTA: 35,
 } as const;
 export type Drop = (typeof Drop)[keyof typeof Drop];
 

@@ -3,10 +3,13 @@
  *
  * Stages: the producer reserves, copies the record, then publishes the head with one atomic store; the consumer reads up to the
  * head and publishes the tail. Order is kept. When a record does not fit, push() says false and the ring counts it: nothing
- * blocks and nothing is overwritten. A record is: length u32 | bytes, padded to 4; a length of 0xFFFFFFFF means "wrap here".
+ * blocks and nothing is overwritten. A record is: length u32 | zero u32 | bytes, padded to 8 (memory that two threads share is copied word by word
+ * only when both sides are aligned); a length of 0xFFFFFFFF means "wrap here".
  *
  * Header words (Int32): 0 head | 1 tail | 2 refused records | 3 consumer parked flag.
  */
+import { CopyPool } from "./copy-pool.ts";
+
 const HEADER_WORDS = 16;
 const HEADER_BYTES = HEADER_WORDS * 4;
 const HEAD = 0;
@@ -14,8 +17,9 @@ const TAIL = 1;
 const REFUSED = 2;
 const PARKED = 3;
 const WRAP = 0xffffffff;
+const RECORD_HEADER_BYTES = 8;
 
-/** @param bytes capacity, a multiple of 4 @returns memory to give to one ByteRing on each side */
+/** @param bytes capacity, a multiple of 8 @returns memory to give to one ByteRing on each side */
 export function createRingMemory(bytes: number): SharedArrayBuffer {
   return new SharedArrayBuffer(HEADER_BYTES + bytes);
 }
@@ -25,6 +29,7 @@ export class ByteRing {
   readonly #u8: Uint8Array;
   readonly #view: DataView;
   readonly #capacity: number;
+  readonly #pool = new CopyPool();
 
   constructor(memory: SharedArrayBuffer) {
     this.#words = new Int32Array(memory, 0, HEADER_WORDS);
@@ -50,33 +55,51 @@ export class ByteRing {
 
   /** Producer. Copies `length` bytes of `source`. @returns false when they do not fit (counted) */
   push(source: Uint8Array, offset: number, length: number): boolean {
-    const need = 4 + ((length + 3) & ~3);
-    const head = Atomics.load(this.#words, HEAD);
-    const tail = Atomics.load(this.#words, TAIL);
-    let at = head;
-    // one word stays free, so that head = tail means empty
-    if (head >= tail) {
-      if (head + need > this.#capacity - (tail === 0 ? 4 : 0)) {
-        if (need + 4 > tail) return this.#refuse();
-        if (head < this.#capacity) this.#view.setUint32(head, WRAP, true);
-        at = 0;
-      }
-    } else if (head + need + 4 > tail) {
-      return this.#refuse();
-    }
-    this.#view.setUint32(at, length, true);
-    const target = at + 4;
+    const at = this.#reserve(length);
+    if (at < 0) return this.#refuse();
+    const target = at + RECORD_HEADER_BYTES;
     const u8 = this.#u8;
     if (length <= 64) for (let i = 0; i < length; i++) u8[target + i] = source[offset + i];
     else u8.set(offset === 0 && source.length === length ? source : source.subarray(offset, offset + length), target);
-    let next = at + need;
-    if (next >= this.#capacity) next = 0;
-    Atomics.store(this.#words, HEAD, next);
+    this.#publish(at, length);
     return true;
   }
 
-  /** Consumer. @returns a copy of the oldest record, or undefined when the ring is empty */
-  pop(): Uint8Array | undefined {
+  /** Producer. One record of two parts. @param head short @returns false when they do not fit (counted) */
+  pushTwo(head: Uint8Array, body: Uint8Array): boolean {
+    const length = head.length + body.length;
+    const at = this.#reserve(length);
+    if (at < 0) return this.#refuse();
+    const target = at + RECORD_HEADER_BYTES;
+    const u8 = this.#u8;
+    for (let i = 0; i < head.length; i++) u8[target + i] = head[i];
+    u8.set(body, target + head.length);
+    this.#publish(at, length);
+    return true;
+  }
+
+  /** @returns where a record of this length may lie, −1 when it does not fit */
+  #reserve(length: number): number {
+    const need = RECORD_HEADER_BYTES + ((length + 7) & ~7);
+    const head = Atomics.load(this.#words, HEAD);
+    const tail = Atomics.load(this.#words, TAIL);
+    // one place stays free, so that head = tail means empty
+    if (head < tail) return head + need + RECORD_HEADER_BYTES > tail ? -1 : head;
+    if (head + need <= this.#capacity - (tail === 0 ? RECORD_HEADER_BYTES : 0)) return head;
+    if (need + RECORD_HEADER_BYTES > tail) return -1;
+    if (head < this.#capacity) this.#view.setUint32(head, WRAP, true);
+    return 0;
+  }
+
+  #publish(at: number, length: number): void {
+    this.#view.setUint32(at, length, true);
+    let next = at + RECORD_HEADER_BYTES + ((length + 7) & ~7);
+    if (next >= this.#capacity) next = 0;
+    Atomics.store(this.#words, HEAD, next);
+  }
+
+  /** Consumer. @returns a copy of the oldest record, to be used soon (CopyPool), or undefined when the ring is empty */
+  pop(): Uint8Array<ArrayBuffer> | undefined {
     const head = Atomics.load(this.#words, HEAD);
     let tail = Atomics.load(this.#words, TAIL);
     if (head === tail) return undefined;
@@ -85,8 +108,9 @@ export class ByteRing {
       tail = 0;
       length = this.#view.getUint32(0, true);
     }
-    const record = this.#u8.slice(tail + 4, tail + 4 + length);
-    let next = tail + 4 + ((length + 3) & ~3);
+    const from = tail + RECORD_HEADER_BYTES;
+    const record = this.#pool.copy(this.#u8, from, from + length);
+    let next = from + ((length + 7) & ~7);
     if (next >= this.#capacity) next = 0;
     Atomics.store(this.#words, TAIL, next);
     return record;

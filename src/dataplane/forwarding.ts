@@ -2,7 +2,7 @@
  * Inner kind 4 as it comes in: what ends here is handed to `nested` as a datagram from the via's name, what goes on is sealed for the next node with the next
  * label, and errors find the via or the entry that they are about.
  *
- * Stages: label look-up (cached while the same comes again) → rate → sealing straight from the receive buffer into one open batch, which leaves as one train
+ * Stages: label look-up (cached while the same comes again) → the sender's quota → sealing straight from the receive buffer into one open batch, which leaves as one train
  * when the next datagram does not fit it, or at flush(). While the socket is full the batch waits and what comes meanwhile is dropped (QUEUE_FULL): a
  * forwarder keeps no queue for others. Every datagram is counted once on the way in: as taken, as ending here, or as a drop. No node sends a packet back to
  * where it came from. Nothing on the way of a datagram allocates. Source: docs/protocol.md, "Vias".
@@ -26,15 +26,8 @@ import {
 import type { PeerState } from "./peer.ts";
 import type { Sealer } from "./sealer.ts";
 import { Batch, type Sender } from "./sender.ts";
-import { Counter, type PlaneStats } from "./stats.ts";
-import {
-  type Forward,
-  FORWARD_LAST_USED_MS,
-  FORWARD_TOKENS,
-  FORWARD_TOKENS_AT_MS,
-  type Via,
-  type Vias,
-} from "./vias.ts";
+import { Counter, PeerField, type PlaneStats } from "./stats.ts";
+import { type Forward, FORWARD_LAST_USED_MS, type Via, type Vias } from "./vias.ts";
 import { BASE_DATAGRAM_BYTES } from "./wrapper.ts";
 
 const ERRORS_PER_SECOND = 100;
@@ -149,10 +142,10 @@ export class Forwarding {
       if (to !== undefined && epoch === undefined) this.#deps.needSession(to);
       return this.#drop(Drop.NO_PATH);
     }
-    if (forward.bytesPerSecond > 0 && !this.#take(forward, bytes)) return this.#drop(Drop.RATE_LIMIT);
+    if (!forward.quota.take(this.nowMs, bytes)) return this.#overQuota(from);
     forward.state[FORWARD_LAST_USED_MS] = this.nowMs;
     this.#view.setUint32(payload, forward.out, true);
-    if (bytes > to.maxPacketBytes) return this.#inPieces(to, payload, bytes);
+    if (bytes > to.maxPacketBytes) return this.#inPieces(from, to, payload, bytes);
     const batch = this.batch;
     const datagramBytes = bytes + DATA_OVERHEAD_BYTES;
     if (!batch.blocked && !batch.fits(to, datagramBytes, ecn, this.#deps.sender.gso)) this.#deps.sender.send(batch);
@@ -169,33 +162,26 @@ export class Forwarding {
       this.#deps.wantRekey(to, epoch);
     }
     batch.append(to, name, datagramBytes, bytes, ecn);
-    this.#taken(bytes);
+    this.#taken(from, bytes);
   }
 
-  /** Token bucket of the entry. @returns false when so many bytes are more than its rate allows now */
-  #take(forward: Forward, bytes: number): boolean {
-    const state = forward.state;
-    const elapsedMs = this.nowMs - state[FORWARD_TOKENS_AT_MS];
-    if (elapsedMs > 0) {
-      const tokens = state[FORWARD_TOKENS] + (elapsedMs * forward.bytesPerSecond) / 1_000;
-      state[FORWARD_TOKENS] = tokens > forward.burstBytes ? forward.burstBytes : tokens;
-      state[FORWARD_TOKENS_AT_MS] = this.nowMs;
-    }
-    if (state[FORWARD_TOKENS] < bytes) return false;
-    state[FORWARD_TOKENS] -= bytes;
-    return true;
+  #taken(from: PeerState, bytes: number): void {
+    const { cells } = this.#stats;
+    cells[Counter.rxInternal] += 1;
+    cells[Counter.forwardTaken] += 1;
+    cells[Counter.forwardedBytes] += bytes - TRANSIT_LABEL_BYTES;
+    cells[from.row + PeerField.forwardedBytes] += bytes - TRANSIT_LABEL_BYTES;
   }
 
-  #taken(bytes: number): void {
-    this.#stats.add(Counter.rxInternal, 1);
-    this.#stats.add(Counter.forwardTaken, 1);
-    this.#stats.add(Counter.forwardedBytes, bytes - TRANSIT_LABEL_BYTES);
+  #overQuota(from: PeerState): void {
+    this.#stats.cells[from.row + PeerField.forwardDrops] += 1;
+    this.#drop(Drop.QUOTA);
   }
 
   /** Too big for the next path: base-size ones go on in pieces, of larger ones the source's PMTU discovery learns. */
-  #inPieces(to: PeerState, payload: number, bytes: number): void {
+  #inPieces(from: PeerState, to: PeerState, payload: number, bytes: number): void {
     if (bytes - TRANSIT_LABEL_BYTES > BASE_DATAGRAM_BYTES) return this.#drop(Drop.TOO_BIG);
-    this.#taken(bytes);
+    this.#taken(from, bytes);
     const sent = this.#deps.sendFragments(to, InnerKind.TRANSIT, payload, bytes);
     this.#stats.add(sent ? Counter.forwarded : Counter.forwardLost, 1);
   }

@@ -39,6 +39,8 @@ test("events are read as they were written", () => {
       paths: [
         {
           endpoint,
+          local: new Uint8Array(16).fill(7),
+          socket: 3,
           active: true,
           duplicate: false,
           state: 2,

@@ -2,14 +2,16 @@
  * Bytes of the messages between control thread and worker. First byte 0: the structured clone of node:v8, for rare messages (both
  * ends are threads of one process, so the format never leaves it). First byte 1: an inner message, laid out by hand because it may
  * be frequent:
- *   0 tag u8 = 1 | 1 inner kind u8 | 2 flags u8 | 3 zero u8 | 4 aux u16 | 6 zero u16 | 8 peer u32 | 12 epoch id f64 | 20 payload
+ *   0 tag u8 = 1 | 1 inner kind u8 | 2 flags u8 | 3 zero u8 | 4 aux u16 | 6 zero u16 | 8 peer u32 | 12 zero u32 | 16 epoch id f64 | 24 payload
+ * The payload of a stream's datagram (kind 3), which is used at once, shares the record's memory when read.
  * First byte 2 and 3: a datagram into (channelIn) or out of (channelOut) the data plane through a channel:
  *   0 tag u8 | 1 zero, 3 bytes | 4 channel id u32 | 8 datagram
  */
 import { deserialize, serialize } from "node:v8";
+import { InnerKind } from "../wire/data.ts";
 import type { Command, PlaneEvent } from "./messages.ts";
 
-const INNER_HEADER = 20;
+export const INNER_HEADER = 24;
 const CHANNEL_HEADER = 8;
 const TAG_INNER = 1;
 const TAG_CHANNEL_IN = 2;
@@ -18,13 +20,7 @@ const TAG_CHANNEL_OUT = 3;
 function encode(message: Command | PlaneEvent): Uint8Array {
   if (message.kind === "inner") {
     const out = new Uint8Array(INNER_HEADER + message.payload.length);
-    const view = new DataView(out.buffer);
-    out[0] = TAG_INNER;
-    out[1] = message.innerKind;
-    out[2] = message.flags;
-    view.setUint16(4, message.aux, true);
-    view.setUint32(8, message.peer, true);
-    view.setFloat64(12, message.epochId, true);
+    writeInnerHeader(message, new DataView(out.buffer));
     out.set(message.payload, INNER_HEADER);
     return out;
   }
@@ -57,12 +53,29 @@ function decode(record: Uint8Array): Command | PlaneEvent {
       flags: record[2],
       aux: view.getUint16(4, true),
       peer: view.getUint32(8, true),
-      epochId: view.getFloat64(12, true),
-      payload: record.slice(INNER_HEADER),
+      epochId: view.getFloat64(16, true),
+      payload: record[1] === InnerKind.STREAM ? record.subarray(INNER_HEADER) : record.slice(INNER_HEADER),
     };
   }
   // byte arrays of the result are views of what is deserialised: a copy, so that the caller may overwrite its record
   return deserialize(record.slice(1)) as Command | PlaneEvent;
+}
+
+/** For a ring that takes header and payload apart. @param view of INNER_HEADER bytes, all of which are written */
+export function writeInnerHeader(
+  message: Extract<Command | PlaneEvent, { kind: "inner" }>,
+  view: DataView<ArrayBuffer>,
+): void {
+  view.setUint32(0, TAG_INNER | (message.innerKind << 8) | (message.flags << 16), true);
+  view.setUint32(4, message.aux, true);
+  view.setUint32(8, message.peer, true);
+  view.setUint32(12, 0, true);
+  view.setFloat64(16, message.epochId, true);
+}
+
+/** Keys travel as structured clones alone. */
+export function mayHoldKeys(record: Uint8Array): boolean {
+  return record[0] === 0;
 }
 
 export function encodeCommand(command: Command): Uint8Array {

@@ -89,7 +89,7 @@ export type Command =
       readonly from: number;
       readonly to: number;
       readonly out: number;
-      /** 0 = no limit. */
+      /** What `from` may send through this node on all its ways together, from now on; 0 = no limit. */
       readonly bytesPerSecond: number;
     }
   | { readonly kind: "forwardRemove"; readonly label: number; readonly from: number }
@@ -196,6 +196,9 @@ export const ViaFailure = {
 /** One path of a peer in a "paths" event. */
 export interface PlanePath {
   readonly endpoint: EndpointBytes;
+  /** Own address, 16 bytes, all zero = left to the kernel; socket 0 = the main one, others are of hole punching. */
+  readonly local: Uint8Array;
+  readonly socket: number;
   /** Carries data; carries a copy while delivery is in doubt. */
   readonly active: boolean;
   readonly duplicate: boolean;
@@ -236,6 +239,9 @@ export interface PeerFigures {
   readonly spoofed: number;
   /** Delivery rate that the peer reports, bits per second; 0 = not measured. */
   readonly deliveryBps: number;
+  /** What came from it and was handed on to others, bytes; and datagrams that were over its quota. */
+  readonly forwardedBytes: number;
+  readonly forwardDrops: number;
 }
 
 export interface PlaneOptions {

@@ -9,7 +9,7 @@
  * (queues.ts: bounded, CoDel) until the socket is writable or the pause is over; nothing is lost silently.
  */
 import { Drop } from "../base/drop.ts";
-import { NAME_FAMILY } from "../base/name.ts";
+import { NAME_ECN, NAME_FAMILY } from "../base/name.ts";
 import { VirtualType } from "../base/endpoint.ts";
 import type { Slab } from "../base/slab.ts";
 import type { Epoch, EpochTable } from "../session/epochs.ts";
@@ -23,7 +23,7 @@ import { type AeadPort, type TunPort, type UdpPort, VNET_HEADER_BYTES } from "./
 import type { PacketQueues } from "./queues.ts";
 import type { RouteTable } from "./routes.ts";
 import { Sealer } from "./sealer.ts";
-import { Batch, EAGAIN, Sender } from "./sender.ts";
+import { Batch, EAGAIN, ENOBUFS, Sender } from "./sender.ts";
 import { Counter, PeerField, type PlaneStats } from "./stats.ts";
 
 const TCP = 6;
@@ -34,6 +34,9 @@ const TUN_HEADROOM = 64;
 const MAX_HEADER_BYTES = 120;
 /** What wrapping adds to a batch of 64 is not to make it larger than one send. */
 const VIA_BATCH_BYTES = 62_000;
+
+/** After a burst that the kernel did not take whole. */
+const RUN_REST_MS = 60_000;
 
 const GSO_NONE = 0;
 const GSO_TCPV4 = 1;
@@ -74,6 +77,9 @@ export class Outbound {
   readonly batch6: Batch;
   readonly batchVia: Batch;
   readonly batchChannel: Batch;
+  /** Datagrams of streams between sendInRun() and flushRun(); empty otherwise. */
+  readonly #run: Batch;
+  #runName = 0;
   /** User data waits although there is a session. */
   held = false;
 
@@ -112,6 +118,7 @@ export class Outbound {
     this.batch6 = new Batch(slab);
     this.batchVia = new Batch(slab, VIA_BATCH_BYTES);
     this.batchChannel = new Batch(slab);
+    this.#run = new Batch(slab);
     this.#innerPlain = slab.allocate(16_384);
     this.#innerSealed = slab.allocate(16_384);
     this.#backlog = new Int32Array(deps.peers.length);
@@ -265,6 +272,62 @@ export class Outbound {
     if (bytes > 0) u8.copyWithin(plain + 4, payload, payload + bytes);
     if (!this.sealer.seal(epoch, plain, bytes, this.#innerSealed)) return false;
     return this.sendRaw(this.#innerSealed, bytes + DATA_OVERHEAD_BYTES, name);
+  }
+
+  /**
+   * Like sendInner(), for datagrams of streams, which come in bursts: those of one peer and path leave in one send, at the latest with flushRun(), which the
+   * turn calls when it has taken its commands.
+   */
+  sendInRun(
+    peer: PeerState,
+    epoch: Epoch,
+    name: number,
+    kind: number,
+    flags: number,
+    aux: number,
+    payload: number,
+    bytes: number,
+  ): boolean {
+    const u8 = this.#u8;
+    const run = this.#run;
+    const datagramBytes = bytes + DATA_OVERHEAD_BYTES;
+    if (run.count > 0 && (this.#runName !== name || !run.fits(peer, datagramBytes, 0, true))) this.flushRun();
+    if (!run.gso && this.#nowMs >= run.gsoRetryMs) run.gso = true;
+    if (u8[name + NAME_FAMILY] < 4 || !this.sender.gso || !run.gso)
+      return this.sendInner(epoch, name, kind, flags, aux, payload, bytes);
+    const plain = this.#innerPlain;
+    u8[plain] = kind;
+    u8[plain + 1] = flags;
+    this.#view.setUint16(plain + 2, aux, true);
+    if (bytes > 0) u8.copyWithin(plain + 4, payload, payload + bytes);
+    if (!this.sealer.seal(epoch, plain, bytes, run.base + run.bytes)) return false;
+    run.append(peer, name, datagramBytes, 0, 0);
+    // our own messages are not ECN-capable
+    u8[run.name + NAME_ECN] = 0;
+    this.#runName = name;
+    return true;
+  }
+
+  /** Sends what sendInRun() has gathered; what cannot go in one send goes singly, as sendRaw() does. */
+  flushRun(): void {
+    const run = this.#run;
+    if (run.count === 0) return;
+    const blocked = this.batchOf(run.name).blocked;
+    const result = blocked ? EAGAIN : this.sender.sendOnce(run.base, run.bytes, run.segmentBytes, run.name);
+    if (result >= 0) {
+      this.#stats.add(Counter.txInternal, run.count);
+      if (run.count > 1) this.#stats.add(Counter.gsoSends, 1);
+    } else {
+      if (run.count > 1 && result !== EAGAIN && result !== ENOBUFS) {
+        // no UDP_SEGMENT here, or the datagrams outgrew the interface: singly for a while
+        this.#stats.add(Counter.gsoFallbacks, 1);
+        run.gso = false;
+        run.gsoRetryMs = this.#nowMs + RUN_REST_MS;
+      }
+      for (let at = 0; at < run.bytes; at += run.segmentBytes)
+        this.sender.sendRaw(run.base + at, Math.min(run.segmentBytes, run.bytes - at), run.name, blocked);
+    }
+    run.reset();
   }
 
   /** Sends one datagram as it is, past all queues; waits in a small ring while the socket is full. */

@@ -104,6 +104,9 @@ export const PeerField = {
   dropsRx: 14,
   spoofed: 15,
   rateBps: 16,
+  /** What came from it and was handed on to others: bytes, and datagrams dropped because they were over its quota. */
+  forwardedBytes: 17,
+  forwardDrops: 18,
 } as const;
 export const PEER_FIELDS = 20;
 

@@ -2,7 +2,10 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { SeededRandom } from "../base/random.ts";
 import { LabelTable } from "./label-table.ts";
+import { Quota } from "./quota.ts";
 import { Forward, MAX_FORWARDS, MAX_VIAS, Via, Vias } from "./vias.ts";
+
+const FREE = new Quota(0, 0);
 
 test("a label table answers like a map, whatever is put in and taken out", () => {
   for (let seed = 1; seed <= 20; seed++) {
@@ -62,18 +65,18 @@ test("vias: found by id, by label in and by label out; replaced in place; remove
 test("forward entries: never back to where it came from, never in the place of a via, gone with either peer", () => {
   const vias = new Vias(new SeededRandom(2));
   assert.ok(vias.addVia(new Via(1, 1, 20, 10, 2)));
-  assert.ok(!vias.addForward(new Forward(0, 10, 1, 2, 30, 0)), "the label ends here");
-  assert.ok(!vias.addForward(new Forward(0, 11, 1, 1, 30, 0)), "back to its sender");
-  assert.ok(vias.addForward(new Forward(0, 11, 1, 2, 30, 0)));
+  assert.ok(!vias.addForward(new Forward(0, 10, 1, 2, 30, FREE)), "the label ends here");
+  assert.ok(!vias.addForward(new Forward(0, 11, 1, 1, 30, FREE)), "back to its sender");
+  assert.ok(vias.addForward(new Forward(0, 11, 1, 2, 30, FREE)));
   assert.ok(!vias.addVia(new Via(2, 1, 21, 11, 2)), "the label goes on");
   const forward = vias.forwardOf(vias.incoming(1, 11));
   assert.equal(forward?.to, 2);
   assert.equal(vias.forwardOf(vias.outgoing(2, 30)), forward);
   assert.equal(vias.viaOf(vias.incoming(1, 11)), undefined);
-  assert.ok(vias.addForward(new Forward(0, 11, 1, 3, 31, 0)), "replaced");
+  assert.ok(vias.addForward(new Forward(0, 11, 1, 3, 31, FREE)), "replaced");
   assert.equal(vias.forwardCount, 1);
   assert.equal(vias.outgoing(2, 30), -1);
-  assert.ok(vias.addForward(new Forward(0, 12, 3, 1, 32, 0)));
+  assert.ok(vias.addForward(new Forward(0, 12, 3, 1, 32, FREE)));
   const gone: number[] = [];
   vias.removePeer(
     3,
@@ -85,21 +88,55 @@ test("forward entries: never back to where it came from, never in the place of a
   assert.equal(vias.viaCount, 1);
 });
 
+test("a sender has one quota for all its entries, which ending them does not refill, and it goes with the peer", () => {
+  const vias = new Vias(new SeededRandom(5));
+  const quota = vias.quotaOf(0, 1, 100_000);
+  assert.equal(vias.quotaOf(0, 1, 100_000), quota);
+  assert.notEqual(vias.quotaOf(0, 2, 100_000), quota);
+  assert.ok(vias.addForward(new Forward(0, 11, 1, 2, 30, quota)));
+  assert.ok(quota.take(0, 65_536));
+  vias.removeForward(1, 11);
+  assert.ok(!vias.quotaOf(0, 1, 100_000).take(0, 1), "used up still");
+  const ignore = (): void => {};
+  vias.removePeer(1, ignore, ignore);
+  assert.notEqual(vias.quotaOf(0, 1, 100_000), quota);
+});
+
+test("a quota lets its rate through and a quarter of a second at once, follows a change of rate, and 0 is no limit", () => {
+  const quota = new Quota(0, 1_000_000);
+  const passedBy = (fromMs: number, untilMs: number): number => {
+    let bytes = 0;
+    for (let nowMs = fromMs; nowMs < untilMs; nowMs += 0.1) if (quota.take(nowMs, 1_000)) bytes += 1_000;
+    return bytes;
+  };
+  assert.ok(Math.abs(passedBy(0, 1_000) - 1_250_000) <= 2_000);
+  quota.setRate(1_000, 400_000);
+  assert.ok(Math.abs(passedBy(1_000, 2_000) - 400_000) <= 2_000);
+  // idle: no more than a quarter of a second is saved up
+  assert.ok(Math.abs(passedBy(60_000, 60_100) - (100_000 + 40_000)) <= 2_000);
+  quota.setRate(60_100, 0);
+  assert.ok(Math.abs(passedBy(60_100, 60_200) - 1_000_000) <= 2_000, "every packet");
+  // time that stands still or goes back gives nothing
+  quota.setRate(60_200, 400_000);
+  while (quota.take(60_200, 1_000));
+  assert.ok(!quota.take(60_200, 1_000) && !quota.take(50_000, 1_000));
+});
+
 test("one more than the bound is refused, and a place given back is used again", () => {
   const vias = new Vias(new SeededRandom(3));
   for (let i = 1; i <= MAX_VIAS; i++) assert.ok(vias.addVia(new Via(i, 1, i, i, 2)));
   assert.ok(!vias.addVia(new Via(MAX_VIAS + 1, 1, MAX_VIAS + 1, MAX_VIAS + 1, 2)));
   vias.removeVia(17);
   assert.ok(vias.addVia(new Via(MAX_VIAS + 1, 1, MAX_VIAS + 1, MAX_VIAS + 1, 2)));
-  for (let i = 1; i <= MAX_FORWARDS; i++) assert.ok(vias.addForward(new Forward(0, i, 2, 3, i, 0)));
-  assert.ok(!vias.addForward(new Forward(0, MAX_FORWARDS + 1, 2, 3, 1, 0)));
-  assert.ok(vias.addForward(new Forward(0, 5, 2, 4, 1, 0)), "replacing takes no new place");
+  for (let i = 1; i <= MAX_FORWARDS; i++) assert.ok(vias.addForward(new Forward(0, i, 2, 3, i, FREE)));
+  assert.ok(!vias.addForward(new Forward(0, MAX_FORWARDS + 1, 2, 3, 1, FREE)));
+  assert.ok(vias.addForward(new Forward(0, 5, 2, 4, 1, FREE)), "replacing takes no new place");
 });
 
 test("an entry unused for 300 s is given up, a used one stays", () => {
   const vias = new Vias(new SeededRandom(4));
-  assert.ok(vias.addForward(new Forward(0, 1, 1, 2, 1, 0)));
-  assert.ok(vias.addForward(new Forward(200_000, 2, 1, 2, 2, 0)));
+  assert.ok(vias.addForward(new Forward(0, 1, 1, 2, 1, FREE)));
+  assert.ok(vias.addForward(new Forward(200_000, 2, 1, 2, 2, FREE)));
   const gone: number[] = [];
   vias.sweep(299_000, (one) => gone.push(one.label));
   assert.equal(gone.length, 0);

@@ -4,17 +4,16 @@
  * under a label on to another peer under another label. Source: docs/protocol.md, "Vias".
  *
  * Labels are found by (peer, label): a label belongs to the pair of its receiver and its sender. Bounds: 4,096 vias and 16,384 forward entries; one
- * more is refused. An entry unused for 300 s is given up by sweep(). Only the control thread installs; look-ups allocate nothing.
+ * more is refused. An entry unused for 300 s is given up by sweep(). All entries of one sender share its quota; there is at most one for each peer.
+ * Only the control thread installs; look-ups allocate nothing.
  */
 import type { Random } from "../base/random.ts";
 import { LabelTable } from "./label-table.ts";
+import { Quota } from "./quota.ts";
 
 export const MAX_VIAS = 4_096;
 export const MAX_FORWARDS = 16_384;
 export const FORWARD_IDLE_MS = 300_000;
-/** A limited entry may send this much at once: a quarter of a second, at least one full batch. */
-const BURST_S = 0.25;
-const BURST_MIN_BYTES = 65_536;
 
 export class Via {
   readonly id: number;
@@ -36,10 +35,8 @@ export class Via {
   }
 }
 
-/** Cells of a forward entry's state: bytes of its bucket, when they were reckoned, when it was last used. */
-export const FORWARD_TOKENS = 0;
-export const FORWARD_TOKENS_AT_MS = 1;
-export const FORWARD_LAST_USED_MS = 2;
+/** Cell of a forward entry's state. */
+export const FORWARD_LAST_USED_MS = 0;
 
 export class Forward {
   readonly label: number;
@@ -47,22 +44,17 @@ export class Forward {
   readonly from: number;
   readonly to: number;
   readonly out: number;
-  /** 0 = no limit. */
-  readonly bytesPerSecond: number;
-  /** Bytes that it may send at once. */
-  readonly burstBytes: number;
+  /** What `from` may send through this node, shared by all its entries. */
+  readonly quota: Quota;
   /** What every packet changes, at FORWARD_…: an array, because writing a fraction to a field would box it. */
-  readonly state: Float64Array = new Float64Array(3);
+  readonly state: Float64Array = new Float64Array(1);
 
-  constructor(nowMs: number, label: number, from: number, to: number, out: number, bytesPerSecond: number) {
+  constructor(nowMs: number, label: number, from: number, to: number, out: number, quota: Quota) {
     this.label = label;
     this.from = from;
     this.to = to;
     this.out = out;
-    this.bytesPerSecond = bytesPerSecond;
-    this.burstBytes = Math.max(BURST_MIN_BYTES, bytesPerSecond * BURST_S);
-    this.state[FORWARD_TOKENS] = this.burstBytes;
-    this.state[FORWARD_TOKENS_AT_MS] = nowMs;
+    this.quota = quota;
     this.state[FORWARD_LAST_USED_MS] = nowMs;
   }
 }
@@ -78,6 +70,8 @@ export class Vias {
   readonly #freeVias: number[] = [];
   readonly #forwards: (Forward | undefined)[] = [];
   readonly #freeForwards: number[] = [];
+  /** By slot of the sender. */
+  readonly #quotas = new Map<number, Quota>();
   #nextSweepMs = 0;
 
   constructor(random: Random) {
@@ -151,6 +145,14 @@ export class Vias {
     return via;
   }
 
+  /** The quota of a sender. @param bytesPerSecond its rate from now on; 0 = no limit */
+  quotaOf(nowMs: number, from: number, bytesPerSecond: number): Quota {
+    let quota = this.#quotas.get(from);
+    if (quota === undefined) this.#quotas.set(from, (quota = new Quota(nowMs, bytesPerSecond)));
+    else quota.setRate(nowMs, bytesPerSecond);
+    return quota;
+  }
+
   /** Installs a forward entry, in the place of the one of the same label and sender. @returns false when refused, as addVia(), or for an entry that leads back */
   addForward(forward: Forward): boolean {
     const holder = this.#byIn.get(forward.from, forward.label);
@@ -180,6 +182,7 @@ export class Vias {
 
   /** Takes out everything that needs this peer. @param gone told of each */
   removePeer(slot: number, goneVia: (via: Via) => void, goneForward: (forward: Forward) => void): void {
+    this.#quotas.delete(slot);
     for (const via of this.#vias) {
       if (via === undefined || via.hop !== slot) continue;
       this.removeVia(via.id);

@@ -183,11 +183,15 @@ export class VirtualPaths {
       case "forward": {
         const { label, from, to, out, bytesPerSecond } = command;
         const nowMs = this.#deps.sender.nowMs;
-        const forward = new Forward(nowMs, label >>> 0, from, to, out >>> 0, bytesPerSecond);
         const known = this.#deps.peers[from] !== undefined && this.#deps.peers[to] !== undefined;
-        if (!known || !this.vias.addForward(forward)) {
+        const installed =
+          known &&
+          this.vias.addForward(
+            new Forward(nowMs, label >>> 0, from, to, out >>> 0, this.vias.quotaOf(nowMs, from, bytesPerSecond)),
+          );
+        if (!installed) {
           this.#deps.stats.add(Counter.transitRefused, 1);
-          this.#expired(forward);
+          this.#expired({ label: label >>> 0, from });
         }
         return true;
       }
@@ -229,7 +233,7 @@ export class VirtualPaths {
     this.#deps.pathGone(this.#nameOf(via, this.#scratchName));
   }
 
-  #expired(forward: Forward): void {
+  #expired(forward: Pick<Forward, "label" | "from">): void {
     this.#emit({ kind: "forwardExpired", label: forward.label, from: forward.from });
   }
 

@@ -29,6 +29,7 @@ export async function localFacts(directory: string): Promise<readonly DoctorFact
         `Node ${process.versions.node}, OpenSSL ${process.versions.openssl}, Linux ${release()}, ${process.arch}`,
       ),
     checkSystemCalls,
+    checkQuic,
     checkTunDevice,
     checkNetAdmin,
     checkIproute,
@@ -49,6 +50,18 @@ async function checkSystemCalls(): Promise<DoctorFact> {
   } catch (error) {
     const remedy = error instanceof WeftError ? error.remedy : "reinstall with `npm ci`";
     return fact("system-calls", false, "error", `system calls do not work: ${(error as Error).message}`, remedy);
+  }
+}
+
+/** Streams are loaded when the first one is wanted, which is late to learn that this machine has no OpenSSL for them. */
+async function checkQuic(): Promise<DoctorFact> {
+  try {
+    const { loadQuic } = await import("../sys/quic-calls.ts");
+    loadQuic();
+    return fact("quic", true, "error", "OpenSSL's QUIC, which streams need, answers as it should");
+  } catch (error) {
+    const remedy = error instanceof WeftError ? error.remedy : "reinstall with `npm ci`";
+    return fact("quic", false, "error", `there can be no streams: ${(error as Error).message}`, remedy);
   }
 }
 

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { endpointToBytes, virtualEndpoint, VirtualType } from "../base/endpoint.ts";
+import { endpointToBytes, parseAddress, virtualEndpoint, VirtualType } from "../base/endpoint.ts";
 import type { PlanePath } from "../dataplane/messages.ts";
 import { Mapping } from "../mesh/punch/messages.ts";
 import type { PunchReport } from "../mesh/punch/puncher.ts";
@@ -11,6 +11,8 @@ const relay = virtualEndpoint(VirtualType.LABEL, 1, 7);
 
 const path = (endpoint: Uint8Array, more: Partial<PlanePath> = {}): PlanePath => ({
   endpoint,
+  local: new Uint8Array(16),
+  socket: 0,
   active: false,
   duplicate: false,
   state: 2,
@@ -81,4 +83,17 @@ test("a peer that nobody can reach: what is missing, and what to do", () => {
   const silent = explain(evidence({ path: none, online: false, lastError: "no answer for 90 s" }));
   assert.equal(silent.verdict.code, "unreachable");
   assert.match(silent.verdict.text, /no answer for 90 s/);
+});
+
+test("two paths to one address differ by where they leave from: own address, or socket of hole punching", () => {
+  const local = parseAddress("192.168.1.10") as Uint8Array;
+  const { paths } = explain(
+    evidence({
+      paths: [path(address, { local }), path(address), path(address, { local, socket: 3 }), path(relay, { local })],
+    }),
+  );
+  assert.deepEqual(
+    paths.map((one) => one.local),
+    ["192.168.1.10", null, "192.168.1.10#3", null],
+  );
 });

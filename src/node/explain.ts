@@ -1,7 +1,7 @@
 /** Puts together what `weft explain` tells: paths from the data plane, ways through members from the mesh, and what hole punching found. */
 import type { PathView } from "../api/control.ts";
 import type { ExplainedPath, ExplainView, NatMapping } from "../api/explain-view.ts";
-import { endpointFromBytes, formatEndpoint, virtualOf, VirtualType } from "../base/endpoint.ts";
+import { endpointFromBytes, formatAddress, formatEndpoint, virtualOf, VirtualType } from "../base/endpoint.ts";
 import type { PlanePath } from "../dataplane/messages.ts";
 import { Mapping } from "../mesh/punch/messages.ts";
 import type { PunchReport } from "../mesh/punch/puncher.ts";
@@ -70,6 +70,7 @@ function explainPath(path: PlanePath, through: readonly Through[]): ExplainedPat
   return {
     kind: virtual === undefined ? "direct" : virtual.pathKind === 1 ? "relay" : "transit",
     endpoint: isVia ? null : text(path.endpoint),
+    local: virtual === undefined ? localText(path) : null,
     via: way?.via ?? [],
     state: STATES[path.state] ?? "untried",
     reason: path.reason,
@@ -110,6 +111,12 @@ function verdictOf(evidence: Evidence): ExplainView["verdict"] {
   }
   const { code, text: why, remedy } = punch.verdict;
   return { code, text: `data goes ${how}: ${why}`, remedy };
+}
+
+/** What tells two paths to one address apart. */
+function localText({ local, socket }: PlanePath): string | null {
+  const address = local.every((byte) => byte === 0) ? null : formatAddress(local);
+  return socket === 0 ? address : `${address ?? ""}#${socket}`;
 }
 
 function text(endpoint: Uint8Array): string {

@@ -1,6 +1,7 @@
 /**
  * Names, subnet routes and exits of a node with an interface: what members offer and admins approve becomes tables of the data plane (at once) and a
- * plan for the machine (host-machine.ts, which follows). The machine's own changes are journaled and undone by stop().
+ * plan for the machine (host-machine.ts, which follows). The machine's own changes are journaled and undone by stop(). This is the front: what a person
+ * sees and asks for; host-follow.ts does what follows from it:
  *
  *   roster, endpoint messages, settings ──► refresh() ──► chooser ──► data plane's routes, own prefixes
  *   path figures every TICK_MS ─────────────────────────► chooser ──┘   └──► MachinePlan, DNS zone, forwarders
@@ -19,40 +20,26 @@ import type {
 } from "../api/host-control.ts";
 import type { HealthItem, MetricSample } from "../api/control.ts";
 import { equal, toHex } from "../base/bytes.ts";
-import { endpointFromBytes, parseAddress, virtualOf } from "../base/endpoint.ts";
+import { parseAddress } from "../base/endpoint.ts";
 import { WeftError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
 import type { Random } from "../base/random.ts";
 import { formatNodeId } from "../crypto/node-id.ts";
-import type { RouteEntry } from "../dataplane/messages.ts";
-import { Zone } from "../mesh/dns/zone.ts";
-import type { OfferedService } from "../mesh/offers.ts";
 import { containsPrefix, formatRoutePrefix, parseRoutePrefix } from "../mesh/route-prefix.ts";
 import type { RoutePrefix } from "../mesh/route-prefix.ts";
 import type { Member } from "../mesh/types.ts";
 import type { Clock } from "./clock.ts";
 import { DnsServer } from "./dns-server.ts";
+import { HostFollow, type HostFollowOptions } from "./host-follow.ts";
 import { HostMachine } from "./host-machine.ts";
-import type { MachineOptions, MachinePlan } from "./host-machine.ts";
 import { DEFAULT4, DEFAULT6, HostOffers, isTooWide, MAX_OWN_PREFIXES, MIN_BITS4, MIN_BITS6 } from "./host-offers.ts";
 import type { HostSettings } from "./host-settings.ts";
-import { overlayMtu } from "./interface.ts";
-import { Resolver, upstreamServers } from "./resolver.ts";
+import { Resolver } from "./resolver.ts";
 import type { ResolverMode } from "./resolver.ts";
 import type { NodeRuntime } from "./runtime.ts";
 import { RouteChooser } from "./subnet-routes.ts";
-import type { RouterFigures } from "./subnet-routes.ts";
 import { describeChange } from "./system-changes.ts";
 import type { SystemChanges } from "./system-changes.ts";
-
-/** Figures are looked at this often while a router has a spare, else every IDLE_TICK_MS. */
-const TICK_MS = 100;
-const IDLE_TICK_MS = 1_000;
-const SETTLE_MS = 50;
-/** A spare is kept ready, a failed one is asked whether it is back. */
-const SPARE_PING_MS = 20_000;
-const FAILED_PING_MS = 1_000;
-const PING_TIMEOUT_MS = 2_000;
 
 export interface HostControlDeps {
   readonly runtime: NodeRuntime;
@@ -68,12 +55,9 @@ export interface HostControlDeps {
   save(settings: HostSettings): Promise<void>;
 }
 
-export interface HostControlOptions extends MachineOptions {
-  /** Overlay MTU where no path says otherwise, bytes. */
-  readonly prefixMtuBytes: number;
+export interface HostControlOptions extends HostFollowOptions {
   /** From weft.toml, canonical. */
   readonly announce: readonly string[];
-  readonly services: readonly OfferedService[];
   readonly resolverMode: ResolverMode;
 }
 
@@ -86,15 +70,9 @@ export class HostRouting implements HostControl {
   readonly #dns: DnsServer;
   readonly #resolver: Resolver;
   readonly #machine: HostMachine;
-  readonly #lastPingMs = new Map<string, number>();
+  readonly #follow: HostFollow;
   #settings: HostSettings;
   #dnsProblems: string[] = [];
-  #forwarders: readonly string[] = [];
-  #zoneKey = "";
-  #zoneSerial = 1;
-  #tablesKey = "";
-  #cancelTick: (() => void) | undefined;
-  #cancelRefresh: (() => void) | undefined;
   #isStopped = false;
 
   constructor(deps: HostControlDeps, options: HostControlOptions) {
@@ -113,6 +91,19 @@ export class HostRouting implements HostControl {
       { mode: options.resolverMode, interface: options.interface, tag: options.tag },
     );
     this.#machine = new HostMachine({ changes: deps.changes, resolver: this.#resolver, log: deps.log }, options);
+    this.#follow = new HostFollow(
+      {
+        runtime: deps.runtime,
+        clock: deps.clock,
+        log: deps.log,
+        offers: this.#offers,
+        chooser: this.#chooser,
+        dns: this.#dns,
+        machine: this.#machine,
+        settings: () => this.#settings,
+      },
+      options,
+    );
   }
 
   /** Resolves when the machine is set up as far as is known now. */
@@ -123,16 +114,14 @@ export class HostRouting implements HostControl {
       this.#dnsProblems.push(problem);
       this.#log.warn(`no DNS on ${address}: ${problem}`);
     }
-    await this.#refresh();
-    this.#tick();
+    await this.#follow.start();
   }
 
   /** Undoes every change to the machine. */
   async stop(): Promise<void> {
     if (this.#isStopped) return;
     this.#isStopped = true;
-    this.#cancelTick?.();
-    this.#cancelRefresh?.();
+    this.#follow.stop();
     this.#dns.close();
     await this.#machine.close();
     await this.#deps.changes.undo();
@@ -140,12 +129,7 @@ export class HostRouting implements HostControl {
 
   /** The roster, an endpoint message, a path or the machine's own network has changed; such events come in bursts. */
   changed(): void {
-    if (this.#isStopped || this.#cancelRefresh !== undefined) return;
-    const { clock } = this.#deps;
-    this.#cancelRefresh = clock.schedule(clock.now().nowMs + SETTLE_MS, () => {
-      this.#cancelRefresh = undefined;
-      void this.#refresh();
-    });
+    this.#follow.changed();
   }
 
   // ── what a person sees and asks for ──────────────────────────────────────────────────────────────────────────────────
@@ -233,7 +217,7 @@ export class HostRouting implements HostControl {
 
   exit(): ExitView {
     const { runtime } = this.#deps;
-    const active = this.#activeExit();
+    const active = this.#follow.activeExit();
     return {
       using: this.#settings.exit?.nodes ?? null,
       active: active === undefined ? null : refOf(active),
@@ -304,14 +288,14 @@ export class HostRouting implements HostControl {
   dns(): DnsView {
     const { mesh } = this.#deps.runtime;
     return {
-      domain: this.#domain(),
+      domain: this.#follow.domain,
       servers: [...this.#dns.serving],
       problems: [...this.#dnsProblems],
       mode: this.#resolver.mode,
-      forwarders: this.#forwarders,
+      forwarders: this.#follow.forwarders,
       names: mesh
         .members()
-        .map((member) => ({ name: `${member.name}.${this.#domain()}`, addresses: [member.ipv4, member.ipv6] })),
+        .map((member) => ({ name: `${member.name}.${this.#follow.domain}`, addresses: [member.ipv4, member.ipv6] })),
       counters: { ...this.#dns.counters },
     };
   }
@@ -325,7 +309,7 @@ export class HostRouting implements HostControl {
       await this.#resolver.clear();
       return undone;
     });
-    await this.#refresh();
+    await this.#follow.refresh();
     return results.map(({ outcome, change, text }) => ({
       outcome,
       text: outcome === "failed" ? text : describeChange(change),
@@ -365,7 +349,7 @@ export class HostRouting implements HostControl {
         remedy: "run the daemon as root, or let the machine's resolver ask this node's own address: weft dns",
       });
     }
-    if (this.#settings.exit !== undefined && this.#activeExit() === undefined) {
+    if (this.#settings.exit !== undefined && this.#follow.activeExit() === undefined) {
       items.push({
         code: "exit-missing",
         severity: "error",
@@ -400,187 +384,10 @@ export class HostRouting implements HostControl {
     ];
   }
 
-  // ── what follows from it ─────────────────────────────────────────────────────────────────────────────────────────────
-
   async #set(change: Partial<HostSettings>): Promise<void> {
     this.#settings = { ...this.#settings, ...change };
     await this.#deps.save(this.#settings);
-    await this.#refresh();
-  }
-
-  #refresh(): Promise<void> {
-    if (this.#isStopped) return Promise.resolve();
-    const { runtime, clock } = this.#deps;
-    this.#chooser.setOffers(this.#offers.usable());
-    this.#observe();
-    this.#pushTables();
-    this.#pushZone();
-    this.#pushForwarders();
-    const prefixes = this.#offers.announced().map((text) => parseRoutePrefix(text) as RoutePrefix);
-    void runtime
-      .operate((mesh) => mesh.setOwnOffers(clock.now(), { prefixes, services: this.#options.services }))
-      .catch((error: Error) => this.#log.warn(`offers: ${error.message}`));
-    return this.#machine.apply(this.#plan());
-  }
-
-  #tick(): void {
-    if (this.#isStopped) return;
-    const { clock } = this.#deps;
-    if (this.#observe()) {
-      this.#pushTables();
-      this.#pushForwarders();
-      void this.#machine.apply(this.#plan());
-    }
-    const spares = this.#chooser.spares();
-    for (const { node, health } of spares) this.#keepReady(node, health === "bad" ? FAILED_PING_MS : SPARE_PING_MS);
-    const afterMs = spares.length > 0 ? TICK_MS : IDLE_TICK_MS;
-    this.#cancelTick = clock.schedule(clock.now().nowMs + afterMs, () => this.#tick());
-  }
-
-  #observe(): boolean {
-    const { clock } = this.#deps;
-    const before = new Map(this.#chooser.chosen);
-    const isChanged = this.#chooser.observe(clock.now().nowMs, (node) => this.#figures(node));
-    for (const [prefix, node] of this.#chooser.chosen) {
-      const old = before.get(prefix);
-      if (old !== undefined && old !== node)
-        this.#log.info(`${prefix} goes through ${this.#nameOf(node)} now, not ${this.#nameOf(old)}`);
-    }
-    return isChanged;
-  }
-
-  #figures(node: string): RouterFigures | undefined {
-    const { runtime } = this.#deps;
-    const member = runtime.mesh.memberById(fromHexText(node));
-    const peer = member === undefined ? undefined : runtime.peers.byKey(member.staticKey);
-    const figures = peer === undefined ? undefined : runtime.plane?.peerFigures(peer.slot);
-    if (peer === undefined || figures === undefined) return undefined;
-    const pathRank = peer.endpoint === undefined ? 3 : (virtualOf(peer.endpoint)?.pathKind ?? 0);
-    return {
-      established: figures.established,
-      gone: peer.stopping || peer.silent,
-      pathRank,
-      rttMs: figures.rttMs,
-      txPackets: figures.txPackets,
-      queuedPackets: figures.queuedPackets,
-      lastDeliveryMs: figures.lastDeliveryMs,
-    };
-  }
-
-  #keepReady(node: string, everyMs: number): void {
-    const { runtime, clock } = this.#deps;
-    const { nowMs } = clock.now();
-    if (nowMs - (this.#lastPingMs.get(node) ?? -Infinity) < everyMs) return;
-    this.#lastPingMs.set(node, nowMs);
-    const member = runtime.mesh.memberById(fromHexText(node));
-    const peer = member === undefined ? undefined : runtime.peers.byKey(member.staticKey);
-    if (peer !== undefined) void runtime.ping(peer, PING_TIMEOUT_MS).catch(() => undefined);
-  }
-
-  /** Routes and own prefixes of the data plane. */
-  #pushTables(): void {
-    const { runtime } = this.#deps;
-    const routes: RouteEntry[] = [];
-    for (const [text, node] of this.#chooser.chosen) {
-      const prefix = parseRoutePrefix(text);
-      const member = runtime.mesh.memberById(fromHexText(node));
-      const peer = member === undefined ? undefined : runtime.peers.byKey(member.staticKey);
-      if (prefix !== undefined && peer !== undefined) routes.push({ ...entryOf(prefix), peer: peer.slot });
-    }
-    const local = this.#offers.served().map(entryOf);
-    const key = JSON.stringify([routes, local], (_, value: unknown) =>
-      value instanceof Uint8Array ? toHex(value) : value,
-    );
-    if (key === this.#tablesKey) return;
-    this.#tablesKey = key;
-    runtime.setExtraTables(routes, local);
-  }
-
-  #pushZone(): void {
-    const { mesh } = this.#deps.runtime;
-    const members = mesh.members();
-    const hosts = members.map(({ name, ipv4, ipv6 }) => ({ name, ipv4, ipv6 }));
-    const services = members.flatMap((member) =>
-      mesh.offers(member.nodeId).services.map(({ label, port }) => ({ label, port, host: member.name })),
-    );
-    const key = JSON.stringify([hosts, services]);
-    if (key === this.#zoneKey) return;
-    this.#zoneKey = key;
-    this.#dns.setZone(
-      new Zone({
-        network: mesh.networkName ?? "",
-        ipv4Prefix: this.#options.overlay4,
-        ipv6Prefix: this.#options.overlay6,
-        hosts,
-        services,
-        serial: this.#zoneSerial++,
-      }),
-    );
-  }
-
-  /** Who uses an exit asks it; who is one asks the machine's own servers for its guests. */
-  #pushForwarders(): void {
-    let servers: string[] = [];
-    if (this.#settings.exit !== undefined) {
-      const active = this.#activeExit();
-      const exits = this.#offers.exits(this.#settings.exit?.nodes ?? []);
-      servers = [active, ...exits.filter((member) => member !== active)].flatMap((member) =>
-        member === undefined ? [] : [member.ipv4],
-      );
-      // without one, questions wait for an answer that does not come rather than go elsewhere
-    } else if (this.#offers.served().some(({ bits }) => bits === 0)) {
-      servers = upstreamServers([this.#options.source4, this.#options.source6]);
-    }
-    this.#forwarders = servers.slice(0, 4);
-    this.#dns.setForwarders(this.#forwarders);
-  }
-
-  #plan(): MachinePlan {
-    const { exit } = this.#settings;
-    const { mesh } = this.#deps.runtime;
-    const prefixes = new Map<string, number>();
-    for (const [prefix, node] of this.#chooser.chosen) prefixes.set(prefix, this.#mtuOf(node));
-    if (exit !== undefined) {
-      // with no exit in reach the routes stay: the data plane refuses the packets, and nothing leaves another way
-      for (const text of [DEFAULT4, DEFAULT6])
-        if (!prefixes.has(text)) prefixes.set(text, this.#options.prefixMtuBytes);
-    }
-    const zone = this.#domain();
-    const reverse = new Zone({
-      network: mesh.networkName ?? "",
-      ipv4Prefix: this.#options.overlay4,
-      ipv6Prefix: this.#options.overlay6,
-      hosts: [],
-      services: [],
-      serial: 0,
-    }).reverseDomains;
-    return {
-      prefixes,
-      exit: exit === undefined ? undefined : { allowLan: exit.allowLan },
-      served: this.#offers.served(),
-      resolver: {
-        servers: this.#dns.serving,
-        domains: [zone, ...reverse],
-        hosts: mesh
-          .members()
-          .flatMap(({ name, ipv4, ipv6 }) => [[ipv4, `${name}.${zone}`] as const, [ipv6, `${name}.${zone}`] as const]),
-        everything: exit !== undefined,
-      },
-    };
-  }
-
-  #activeExit(): Member | undefined {
-    const node = this.#chooser.chosen.get(DEFAULT4) ?? this.#chooser.chosen.get(DEFAULT6);
-    return node === undefined ? undefined : this.#deps.runtime.mesh.memberById(fromHexText(node));
-  }
-
-  #mtuOf(node: string): number {
-    const { runtime } = this.#deps;
-    const member = runtime.mesh.memberById(fromHexText(node));
-    const peer = member === undefined ? undefined : runtime.peers.byKey(member.staticKey);
-    if (peer?.endpoint === undefined || peer.pathMtuBytes === 0) return this.#options.prefixMtuBytes;
-    const family = endpointFromBytes(peer.endpoint).address.includes(":") ? 6 : 4;
-    return Math.min(this.#options.prefixMtuBytes, overlayMtu(peer.pathMtuBytes, family));
+    await this.#follow.refresh();
   }
 
   #requireOutsideOverlay(prefix: RoutePrefix, text: string): void {
@@ -606,29 +413,8 @@ export class HostRouting implements HostControl {
       isIpv4 ? { family: 4, address: bytes.subarray(12), bits: 32 } : { family: 6, address: bytes, bits: 128 },
     );
   }
-
-  #domain(): string {
-    return `${this.#deps.runtime.mesh.networkName ?? ""}.weft`;
-  }
-
-  #nameOf(node: string): string {
-    return this.#deps.runtime.mesh.memberById(fromHexText(node))?.name ?? node.slice(0, 8);
-  }
 }
 
 function refOf(member: Member): NodeRef {
   return { id: formatNodeId(member.nodeId), name: member.name };
-}
-
-function entryOf(prefix: RoutePrefix): { readonly prefix: Uint8Array; readonly prefixBits: number } {
-  if (prefix.family === 6) return { prefix: prefix.address, prefixBits: prefix.bits };
-  const mapped = new Uint8Array(16);
-  mapped[10] = 0xff;
-  mapped[11] = 0xff;
-  mapped.set(prefix.address, 12);
-  return { prefix: mapped, prefixBits: 96 + prefix.bits };
-}
-
-function fromHexText(text: string): Uint8Array {
-  return Uint8Array.from(Buffer.from(text, "hex"));
 }

@@ -6,15 +6,17 @@ import type { Now } from "../base/clock.ts";
 import { equal } from "../base/bytes.ts";
 import { isVirtualAddress } from "../base/endpoint.ts";
 import type { Random } from "../base/random.ts";
-import type { Command, PeerFigures } from "../dataplane/messages.ts";
+import type { Command, PeerFigures, PlanePath } from "../dataplane/messages.ts";
 import type { MeshNode } from "../mesh/mesh-node.ts";
 import { type Mapping, type PunchControl } from "../mesh/punch/messages.ts";
 import { Puncher, type PunchOutput, type PunchReport, type Reach } from "../mesh/punch/puncher.ts";
+import { PathState } from "../path/path.ts";
 import type { PeerRecord, PeerTable } from "./peer-table.ts";
 
 /** A peer without traffic for this long is not worth an attempt. */
 const IN_USE_MS = 30_000;
 const MAX_WITNESSES = 3;
+const MAX_OTHER_SIGHTS = 2;
 
 export interface PunchesDeps {
   readonly mesh: MeshNode;
@@ -24,6 +26,9 @@ export interface PunchesDeps {
   readonly figures: (slot: number) => PeerFigures | undefined;
   /** How the NAT in front of this node chooses ports. */
   readonly mapping: () => Mapping;
+  readonly paths: (slot: number) => Promise<readonly PlanePath[]>;
+  /** Tells a member something outside of a pump's turn. */
+  readonly tell: (nodeId: Uint8Array, message: PunchControl) => void;
 }
 
 export class Punches {
@@ -63,6 +68,7 @@ export class Punches {
   handle(now: Now, nodeId: Uint8Array, message: PunchControl): void {
     this.#puncher.handle(now, nodeId, message);
     this.#carryOut();
+    if (message.type === "sight") void this.#tellOtherSights(nodeId, message.node);
   }
 
   /** Own addresses or the NAT changed. */
@@ -116,6 +122,23 @@ export class Punches {
       .toSorted((a, b) => Number(isBeacon(b)) - Number(isBeacon(a)))
       .slice(0, MAX_WITNESSES)
       .map((peer) => peer.nodeId);
+  }
+
+  /** Whoever asks may reach it over one family of addresses only, and it may be seen here at one of the other. Never rejects. */
+  async #tellOtherSights(asker: Uint8Array, node: Uint8Array): Promise<void> {
+    const peer = this.#peerOf(node);
+    if (peer === undefined || reachOf(peer) !== "direct") return;
+    const paths = await this.#deps.paths(peer.slot);
+    const { endpoint: active } = peer;
+    const others = paths.filter(
+      ({ state, socket, endpoint }) =>
+        state === PathState.ALIVE &&
+        socket === 0 &&
+        !isVirtualAddress(endpoint) &&
+        (active === undefined || !equal(endpoint, active)),
+    );
+    for (const { endpoint } of others.slice(0, MAX_OTHER_SIGHTS))
+      this.#deps.tell(asker, { type: "seen", node, endpoint });
   }
 
   #peerOf(nodeId: Uint8Array): PeerRecord | undefined {

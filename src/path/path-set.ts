@@ -182,6 +182,14 @@ export class PathSet {
     this.wakeAt(nowMs);
   }
 
+  /** `path` has become narrower, perhaps at a place that others of its kind lead through, too: believed of them, and checked. */
+  shareNarrow(nowMs: number, path: Path): void {
+    for (const other of this.paths) {
+      if (!other.used || other.kind !== path.kind || !other.mtu.hinted(nowMs, path.mtu.mtuBytes)) continue;
+      this.wakeAt(other.mtu.nextMs);
+    }
+  }
+
   fail(nowMs: number, path: Path, reason: PathReason): void {
     const wasAlive = path.state === PathState.ALIVE;
     path.state = PathState.DEAD;

@@ -337,6 +337,7 @@ export class PeerPaths {
     if (!path.mtu.hinted(nowMs, mtuBytes)) return false;
     set.counters.mtuHints++;
     set.wakeAt(path.mtu.nextMs);
+    set.shareNarrow(nowMs, path);
     return true;
   }
 

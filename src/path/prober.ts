@@ -276,11 +276,6 @@ export class Prober {
       }
     }
     set.wakeAt(path.mtu.nextMs);
-    if (path.mtu.mtuBytes >= before || !path.mtu.wasDoubted) return;
-    // the narrow place may be one that the other paths have in common with this: believed, and checked
-    for (const other of set.paths) {
-      if (!other.used || other.kind !== path.kind || !other.mtu.hinted(nowMs, path.mtu.mtuBytes)) continue;
-      set.wakeAt(nowMs);
-    }
+    if (path.mtu.mtuBytes < before && path.mtu.wasDoubted) set.shareNarrow(nowMs, path);
   }
 }

@@ -197,7 +197,10 @@ export class SessionCore {
       installedAtMs: record.installedAtMs,
       activatedAtMs: now.nowMs,
     };
-    session.rekeyAtMs = record.installedAtMs + rekeyAgeMs(exchange.initiator, this.times, this.deps.random);
+    // it comes to use with its classic keys, and again with its hybrid ones
+    if (!rekey) exchange.isFirst = true;
+    const ageMs = rekeyAgeMs(exchange.initiator, exchange.isFirst, this.times, this.deps.random);
+    session.rekeyAtMs = record.installedAtMs + ageMs;
     session.lastError = "";
     const peer = session.peer.slot;
     this.outputs.push({ kind: "activate", peer, epochId });

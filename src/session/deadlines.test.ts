@@ -4,7 +4,7 @@ import fc from "fast-check";
 import { nextTimestamp, encodeTimestamp, timestampWallMs } from "./handshake.ts";
 import { compare } from "../base/bytes.ts";
 import { Deadlines } from "./deadlines.ts";
-import { DEFAULT_TIMES, jittered, Resend } from "./rekey.ts";
+import { DEFAULT_TIMES, jittered, Resend, rekeyAgeMs } from "./rekey.ts";
 import { SeededRandom } from "../base/random.ts";
 
 test("deadlines equal a plain map under random moves and removals", () => {
@@ -49,6 +49,19 @@ test("jitter stays within its share and is not constant", () => {
   const values = Array.from({ length: 200 }, () => jittered(120_000, 0.1, random));
   assert.ok(values.every((value) => value >= 108_000 && value <= 132_000));
   assert.ok(Math.max(...values) - Math.min(...values) > 20_000);
+});
+
+test("sessions that began together do not rekey together: the first rekeys are spread, in no tenth of their time more than a fifth", () => {
+  const random = new SeededRandom(2);
+  const { rekeyMs } = DEFAULT_TIMES;
+  const first = Array.from({ length: 1_000 }, () => rekeyAgeMs(true, true, DEFAULT_TIMES, random));
+  assert.ok(first.every((ageMs) => ageMs >= rekeyMs * 0.3 && ageMs <= rekeyMs * 1.1));
+  const slots = Array.from({ length: 10 }, () => 0);
+  for (const ageMs of first) slots[Math.floor(((ageMs / rekeyMs - 0.3) / 0.8) * 10)]++;
+  assert.ok(Math.max(...slots) < 200, slots.join());
+  const later = Array.from({ length: 1_000 }, () => rekeyAgeMs(true, false, DEFAULT_TIMES, random));
+  assert.ok(later.every((ageMs) => ageMs >= rekeyMs * 0.9 && ageMs <= rekeyMs * 1.1));
+  assert.equal(rekeyAgeMs(false, true, DEFAULT_TIMES, random), DEFAULT_TIMES.takeOverMs);
 });
 
 test("timestamps order as bytes like the clock does, and the next one is the very next", () => {

@@ -64,6 +64,8 @@ export class Exchange {
   confirmedAtMs: number = Infinity;
   /** Given up then; Infinity when a timer of the attempt decides. */
   deadlineMs: number = Infinity;
+  /** It has opened the session; later ones are rekeys. */
+  isFirst = false;
   /** Answers that did not authenticate, and resends on request: both bounded. */
   badAnswers = 0;
   requestedResends = 0;

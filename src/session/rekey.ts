@@ -9,6 +9,11 @@ export interface SessionTimes {
   readonly rekeyMs: number;
   /** Share of rekeyMs. @default 0.1 */
   readonly rekeyJitter: number;
+  /**
+   * The keys of a session's first handshake are rekeyed at an age from this share of rekeyMs up: sessions that began together, as after a failure of
+   * the power, do not rekey together. @default 0.3
+   */
+  readonly firstRekey: number;
   /** The responder rekeys this old an epoch itself when data flows. @default 135_000 */
   readonly takeOverMs: number;
   /** Age at which an epoch is destroyed. @default 270_000 */
@@ -44,6 +49,7 @@ export interface SessionTimes {
 export const DEFAULT_TIMES: SessionTimes = Object.freeze({
   rekeyMs: 120_000,
   rekeyJitter: 0.1,
+  firstRekey: 0.3,
   takeOverMs: 135_000,
   maxAgeMs: 270_000,
   overlapMs: 10_000,
@@ -66,9 +72,15 @@ export function jittered(value: number, share: number, random: Random): number {
   return value * (1 + share * (2 * random.unit() - 1));
 }
 
-/** Age at which this side rekeys an epoch. The responder waits longer, so that the initiator normally comes first. */
-export function rekeyAgeMs(initiator: boolean, times: SessionTimes, random: Random): number {
-  return initiator ? jittered(times.rekeyMs, times.rekeyJitter, random) : times.takeOverMs;
+/**
+ * Age at which this side rekeys an epoch. The responder waits longer, so that the initiator normally comes first.
+ * @param isFirst no rekey of the session came before
+ */
+export function rekeyAgeMs(initiator: boolean, isFirst: boolean, times: SessionTimes, random: Random): number {
+  if (!initiator) return times.takeOverMs;
+  const { rekeyMs, rekeyJitter, firstRekey } = times;
+  if (!isFirst) return jittered(rekeyMs, rekeyJitter, random);
+  return rekeyMs * (firstRekey + (1 + rekeyJitter - firstRekey) * random.unit());
 }
 
 /** One retained message: resent at 250, 750, 1,750 … ms until proof, then judged to have failed after one more second. */

@@ -353,12 +353,21 @@ test("lost keepalives and ratchet messages are resent until proof", () => {
   }
 });
 
-test("the initiator rekeys at 120 s ± 10 %, and the responder takes over at 135 s when it cannot", () => {
+test("the initiator rekeys after 36–132 s the first time, then every 120 s ± 10 %; the responder takes over at 135 s when it cannot", () => {
   const pair = connected();
-  pair.run(107_000);
+  const rekeyedAtMs = (epochs: number): number => {
+    while (pair.established[0] < epochs) pair.run(pair.nowMs + 250);
+    return pair.nowMs;
+  };
+  pair.run(35_000);
   assert.deepEqual(pair.established, [1, 1]);
-  pair.run(134_000);
-  assert.deepEqual(pair.established, [2, 2]);
+  let atMs = rekeyedAtMs(2);
+  assert.ok(atMs <= 134_000, `${atMs} ms`);
+  for (const epochs of [3, 4]) {
+    const afterMs = rekeyedAtMs(epochs) - atMs;
+    assert.ok(afterMs >= 107_000 && afterMs <= 134_000, `${afterMs} ms`);
+    atMs += afterMs;
+  }
   const other = connected();
   other.tamper = (from, datagram) => (from === other.a && datagram[0] === INIT ? undefined : datagram);
   other.run(134_500);

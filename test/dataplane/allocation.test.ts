@@ -252,7 +252,7 @@ function bytesPerPacket(way: Way): number {
   if (way === "via") assert.ok(virtual.vias.addVia(new Via(1, 1, LABEL, LABEL, 2)));
   if (way === "forwarded") {
     assert.ok(virtual.vias.addVia(new Via(1, 1, LABEL, ONWARD, 2)));
-    assert.ok(virtual.vias.addForward(new Forward(0, LABEL, 1, 2, ONWARD, 1e12)));
+    assert.ok(virtual.vias.addForward(new Forward(0, LABEL, 1, 2, ONWARD, virtual.vias.quotaOf(0, 1, 1e12))));
     assert.ok(virtual.vias.addVia(new Via(2, 2, LABEL, ONWARD, 2)));
   }
   udp.inbound = inbound;

@@ -2,27 +2,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Drop } from "../../src/base/drop.ts";
-import { Counter, PeerField, type PlaneStats } from "../../src/dataplane/stats.ts";
-import { type EngineNode, EnginePair } from "../../sim/engine-pair.ts";
-
-function conserves(stats: PlaneStats): void {
-  let tx = 0;
-  let rx = 0;
-  for (const reason of Object.values(Drop)) {
-    tx += stats.droppedTx(reason);
-    rx += stats.droppedRx(reason);
-  }
-  assert.equal(
-    stats.get(Counter.tunRxPackets),
-    stats.get(Counter.txPackets) + stats.get(Counter.queued) + tx,
-    "outbound",
-  );
-  assert.equal(
-    stats.get(Counter.udpRxDatagrams),
-    stats.get(Counter.rxPackets) + stats.get(Counter.rxInternal) + rx,
-    "inbound",
-  );
-}
+import { Counter, PeerField } from "../../src/dataplane/stats.ts";
+import type { EngineNode } from "../../sim/engine-node.ts";
+import { EnginePair } from "../../sim/engine-pair.ts";
+import { conserves } from "./conservation.ts";
 
 function cell(node: EngineNode, field: number): number {
   return node.stats.cells[node.stats.peerRow(1) + field];

@@ -4,22 +4,10 @@ import { test } from "node:test";
 import { Drop } from "../../src/base/drop.ts";
 import { formatEndpoint, endpointFromBytes } from "../../src/base/endpoint.ts";
 import { ViaFailure } from "../../src/dataplane/messages.ts";
-import { Counter, PeerField, type PlaneStats } from "../../src/dataplane/stats.ts";
+import { Counter, PeerField } from "../../src/dataplane/stats.ts";
 import { DATA_TYPE } from "../../src/wire/data.ts";
 import { EngineMesh, type MeshNode } from "../../sim/engine-mesh.ts";
-
-function conserves(stats: PlaneStats): void {
-  let tx = 0;
-  let rx = 0;
-  for (const reason of Object.values(Drop)) {
-    tx += stats.droppedTx(reason);
-    rx += stats.droppedRx(reason);
-  }
-  const get = (counter: number): number => stats.get(counter);
-  assert.equal(get(Counter.tunRxPackets), get(Counter.txPackets) + get(Counter.queued) + tx, "outbound");
-  assert.equal(get(Counter.udpRxDatagrams), get(Counter.rxPackets) + get(Counter.rxInternal) + rx, "inbound");
-  assert.equal(get(Counter.forwardTaken), get(Counter.forwarded) + get(Counter.forwardLost), "forwarding");
-}
+import { conserves } from "./conservation.ts";
 
 function active(mesh: EngineMesh, node: MeshNode, peer: MeshNode): string {
   const path = mesh.paths(node, peer).find((one) => one.active);
@@ -37,6 +25,45 @@ function relayed(seed: number, pathKind = 2): { mesh: EngineMesh; a: MeshNode; b
   mesh.candidates(a, b, [b.endpoint, atA]);
   mesh.candidates(b, a, [a.endpoint, atB]);
   return { mesh, a, b, c };
+}
+
+interface FourNodes {
+  readonly mesh: EngineMesh;
+  readonly a: MeshNode;
+  readonly b: MeshNode;
+  readonly c: MeshNode;
+  readonly d: MeshNode;
+}
+
+/** a and b cannot meet; c and d forward for them, and the way through d is the longer one. */
+function twoHops(seed: number): FourNodes {
+  const mesh = new EngineMesh({ seed, nodes: 4 });
+  const [a, b, c, d] = mesh.nodes;
+  mesh.setLink(a, b, { up: false });
+  for (const hop of [c, d]) {
+    meet(mesh, a, hop);
+    meet(mesh, b, hop);
+  }
+  mesh.setLink(a, d, { delayMs: 15 });
+  const [first] = mesh.install([a, c, b], 2, 1);
+  const [second] = mesh.install([a, d, b], 2, 2);
+  mesh.candidates(a, b, [first, second]);
+  mesh.candidates(b, a, [first, second]);
+  return { mesh, a, b, c, d };
+}
+
+/** a – b – c – d, each reaching only those beside it; a and d know the way along all of them. */
+function chain(seed: number): FourNodes {
+  const mesh = new EngineMesh({ seed, nodes: 4 });
+  const [a, b, c, d] = mesh.nodes;
+  for (const [x, y] of [[a, c], [a, d], [b, d]]) mesh.setLink(x, y, { up: false }); // prettier-ignore
+  meet(mesh, a, b);
+  meet(mesh, b, c);
+  meet(mesh, c, d);
+  const [atA, atD] = mesh.install([a, b, c, d], 2, 9);
+  mesh.candidates(a, d, [atA]);
+  mesh.candidates(d, a, [atD]);
+  return { mesh, a, b, c, d };
 }
 
 function meet(mesh: EngineMesh, a: MeshNode, b: MeshNode): void {
@@ -98,21 +125,7 @@ test("a train to a peer behind a via leaves as one train, is forwarded as one, a
 });
 
 test("steady traffic over a chain of three hops is neither lost nor doubled nor reordered", () => {
-  const mesh = new EngineMesh({ seed: 3, nodes: 4 });
-  const [a, b, c, d] = mesh.nodes;
-  for (const [x, y] of [
-    [a, c],
-    [a, d],
-    [b, d],
-  ]) {
-    mesh.setLink(x, y, { up: false });
-  }
-  meet(mesh, a, b);
-  meet(mesh, b, c);
-  meet(mesh, c, d);
-  const [atA, atD] = mesh.install([a, b, c, d], 2, 9);
-  mesh.candidates(a, d, [atA]);
-  mesh.candidates(d, a, [atD]);
+  const { mesh, a, d } = chain(3);
   const got: number[] = [];
   for (let i = 0; i < 500; i++) {
     mesh.send(a, d, 300, i);
@@ -166,18 +179,7 @@ test("direct before transit: when the pair can meet data moves there, and back w
 });
 
 test("a hop that lost its label says so, and the source is told and moves to its other via at once", () => {
-  const mesh = new EngineMesh({ seed: 5, nodes: 4 });
-  const [a, b, c, d] = mesh.nodes;
-  mesh.setLink(a, b, { up: false });
-  for (const hop of [c, d]) {
-    meet(mesh, a, hop);
-    meet(mesh, b, hop);
-  }
-  mesh.setLink(a, d, { delayMs: 15 });
-  const [first] = mesh.install([a, c, b], 2, 1);
-  const [second] = mesh.install([a, d, b], 2, 2);
-  mesh.candidates(a, b, [first, second]);
-  mesh.candidates(b, a, [first, second]);
+  const { mesh, a, b, c } = twoHops(5);
   mesh.send(a, b, 100, 1);
   assert.ok(mesh.run(mesh.nowMs + 3_000, () => b.tun.written.length > 0));
   for (let i = 0; i < 100; i++) {
@@ -217,18 +219,7 @@ function forwardsOf(node: MeshNode): { label: number; from: number }[] {
 }
 
 test("a hop that dies without a word is left when delivery stops, in either direction of the traffic", () => {
-  const mesh = new EngineMesh({ seed: 25, nodes: 4 });
-  const [a, b, c, d] = mesh.nodes;
-  mesh.setLink(a, b, { up: false });
-  for (const hop of [c, d]) {
-    meet(mesh, a, hop);
-    meet(mesh, b, hop);
-  }
-  mesh.setLink(a, d, { delayMs: 15 });
-  const [first] = mesh.install([a, c, b], 2, 1);
-  const [second] = mesh.install([a, d, b], 2, 2);
-  mesh.candidates(a, b, [first, second]);
-  mesh.candidates(b, a, [first, second]);
+  const { mesh, a, b, c } = twoHops(25);
   let gapMs = 0;
   let lastMs = mesh.nowMs;
   const pump = (durationMs: number): void => {
@@ -254,20 +245,9 @@ test("a hop that dies without a word is left when delivery stops, in either dire
 });
 
 test("a hop whose own path moves to a via is a hop no more; what was on its way there is not nested", () => {
-  const mesh = new EngineMesh({ seed: 26, nodes: 4 });
-  const [a, b, c, d] = mesh.nodes;
-  mesh.setLink(a, b, { up: false });
-  for (const hop of [c, d]) {
-    meet(mesh, a, hop);
-    meet(mesh, b, hop);
-  }
+  const { mesh, a, b, c, d } = twoHops(26);
   meet(mesh, c, d);
-  mesh.setLink(a, d, { delayMs: 15 });
-  const [first] = mesh.install([a, c, b], 2, 1);
-  const [second] = mesh.install([a, d, b], 2, 2);
   const [around] = mesh.install([a, d, c], 2, 3);
-  mesh.candidates(a, b, [first, second]);
-  mesh.candidates(b, a, [first, second]);
   mesh.candidates(a, c, [c.endpoint, around]);
   mesh.candidates(c, a, [a.endpoint, around]);
   const pump = (durationMs: number): number => {
@@ -299,17 +279,7 @@ test("a hop whose own path moves to a via is a hop no more; what was on its way 
 });
 
 test("an error travels back along the whole way, each node dropping its entry", () => {
-  const mesh = new EngineMesh({ seed: 6, nodes: 4 });
-  const [a, b, c, d] = mesh.nodes;
-  mesh.setLink(a, c, { up: false });
-  mesh.setLink(a, d, { up: false });
-  mesh.setLink(b, d, { up: false });
-  meet(mesh, a, b);
-  meet(mesh, b, c);
-  meet(mesh, c, d);
-  const [atA, atD] = mesh.install([a, b, c, d], 2, 9);
-  mesh.candidates(a, d, [atA]);
-  mesh.candidates(d, a, [atD]);
+  const { mesh, a, b, c, d } = chain(6);
   mesh.send(a, d, 100, 1);
   assert.ok(mesh.run(mesh.nowMs + 3_000, () => d.tun.written.length > 0));
   mesh.run(mesh.nowMs + 2_000);
@@ -333,7 +303,50 @@ test("an error travels back along the whole way, each node dropping its entry", 
   for (const node of mesh.nodes) conserves(node.stats);
 });
 
-test("a forward entry passes its rate and no more, and ends after 300 s without use", () => {
+test("one sender gets its quota and no more, whatever the number of its ways, and nobody else notices", () => {
+  const QUOTA_BYTES_PER_SECOND = 100_000;
+  const mesh = new EngineMesh({ seed: 28, nodes: 5 });
+  const [a, b, c, d, e] = mesh.nodes;
+  const pairs = [[a, b], [a, d], [e, b]]; // prettier-ignore
+  for (const [x, y] of pairs) mesh.setLink(x, y, { up: false });
+  for (const node of [a, b, d, e]) meet(mesh, node, c);
+  pairs.forEach(([x, y], i) => {
+    const [there, back] = mesh.install([x, c, y], 1, 1 + i, QUOTA_BYTES_PER_SECOND);
+    mesh.candidates(x, y, [there]);
+    mesh.candidates(y, x, [back]);
+    meet(mesh, x, y);
+  });
+  mesh.run(mesh.nowMs + 2_000);
+  const of = (node: MeshNode, field: number): number => c.stats.cells[c.stats.peerRow(node.number) + field];
+  const before = of(a, PeerField.forwardedBytes);
+  const startedMs = mesh.nowMs;
+  const got = { b: 0, d: 0 };
+  const quiet: number[] = [];
+  for (let i = 0; i < 1_000; i++) {
+    mesh.send(a, b, 1_000, i);
+    mesh.send(a, d, 1_000, i);
+    if (i % 20 === 0) mesh.send(e, b, 1_000, 100_000 + i);
+    mesh.run(mesh.nowMs + 2);
+    for (const tag of mesh.received(b)) {
+      if (tag >= 100_000) quiet.push(tag);
+      else got.b++;
+    }
+    got.d += mesh.received(d).length;
+  }
+  const seconds = (mesh.nowMs - startedMs) / 1_000;
+  const passed = of(a, PeerField.forwardedBytes) - before;
+  assert.ok(passed <= 65_536 + QUOTA_BYTES_PER_SECOND * seconds, `${passed} bytes in ${seconds} s`);
+  assert.ok(passed > QUOTA_BYTES_PER_SECOND * seconds * 0.8, `${passed} bytes in ${seconds} s`);
+  assert.ok(got.b > 10 && got.d > 10, "both targets have their share");
+  const dropped = c.stats.droppedRx(Drop.QUOTA);
+  assert.ok(dropped > 1_000, `${dropped}`);
+  assert.equal(of(a, PeerField.forwardDrops), dropped, "all of them are a's");
+  assert.ok(quiet.length >= 49, `${quiet.length} of the other sender's 50`);
+  assert.equal(of(e, PeerField.forwardDrops), 0);
+  for (const node of mesh.nodes) conserves(node.stats);
+});
+
+test("a forward entry passes its sender's quota and no more, and ends after 300 s without use", () => {
   const mesh = new EngineMesh({ seed: 7, nodes: 3 });
   const [a, b, c] = mesh.nodes;
   mesh.setLink(a, b, { up: false });
@@ -356,7 +369,7 @@ test("a forward entry passes its rate and no more, and ends after 300 s without 
   const passed = c.stats.get(Counter.forwardedBytes) - before;
   assert.ok(passed < 2 * (65_536 + 100_000 * seconds), `${passed} bytes in ${seconds} s`);
   assert.ok(passed > 100_000 * seconds * 0.8, `${passed} bytes in ${seconds} s`);
-  assert.ok(c.stats.droppedRx(Drop.RATE_LIMIT) > 100);
+  assert.ok(c.stats.droppedRx(Drop.QUOTA) > 100);
   conserves(c.stats);
   assert.equal(c.engine.virtual.vias.forwardCount, 2);
   // rekeys are use too: take the way from both ends

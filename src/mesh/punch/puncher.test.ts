@@ -5,6 +5,7 @@ import { equal, toHex } from "../../base/bytes.ts";
 import { endpointToBytes } from "../../base/endpoint.ts";
 import { SeededRandom } from "../../base/random.ts";
 import { Mapping, type PunchControl } from "./messages.ts";
+import { judge } from "./verdict.ts";
 import { Puncher, type PunchOutput } from "./puncher.ts";
 
 const now = (ms: number): Now => ({ nowMs: ms, wallMs: 1.7e12 + ms });
@@ -274,4 +275,26 @@ test("the table of peers has a bound", () => {
   };
   for (let i = 0; i < 1100; i++) a.pathIs(now(0), node(i), "indirect", true);
   assert.equal(a.counters.refused, 1100 - 1024);
+});
+
+test("ports of a NAT that nobody knows were tried and none was met: the verdict blames no firewall", () => {
+  const found = {
+    isDirect: false,
+    isUnderWay: false,
+    attempts: 1,
+    answered: true,
+    own: Mapping.ENDPOINT_INDEPENDENT,
+    peer: Mapping.UNKNOWN,
+    ownEndpoints: 1,
+    peerEndpoints: 1,
+    confirmed: true,
+    tried: new Set(["plain", "guess"] as const),
+  };
+  assert.equal(judge(found).code, "port-not-met");
+  assert.equal(judge({ ...found, tried: new Set(["plain"] as const) }).code, "filtered");
+  assert.equal(
+    judge({ ...found, own: Mapping.UNKNOWN, peer: Mapping.ENDPOINT_INDEPENDENT, tried: new Set(["plain", "fan"] as const) })
+      .code,
+    "port-not-met",
+  );
 });

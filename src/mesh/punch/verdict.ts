@@ -87,6 +87,13 @@ export function judge(found: Findings): Verdict {
       text: `${isHard ? "this node's" : "the peer's"} NAT gives every destination another port, and none of those tried was met`,
       remedy: `it is tried again by itself; to be sure, ${OPEN_A_PORT}`,
     };
+  const isOwnSupposed = found.own === Mapping.UNKNOWN && tried.has("fan");
+  if (isOwnSupposed || (found.peer === Mapping.UNKNOWN && tried.has("guess")))
+    return {
+      code: "port-not-met",
+      text: `${isOwnSupposed ? "this node's" : "the peer's"} NAT probably gives every destination another port, and none of those tried was met`,
+      remedy: `it is tried again by itself; a STUN server or a second beacon tells for sure; or ${OPEN_A_PORT}`,
+    };
   return {
     code: "filtered",
     text: "both sides sent at the same time and nothing arrived: a firewall on the way drops UDP",

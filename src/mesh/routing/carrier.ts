@@ -102,7 +102,8 @@ export class Carrier {
     };
     this.#core.forwards.add(forward);
     counters.forwardsInstalled++;
-    const bytesPerSecond = relay ? options.relayBytesPerSecond : options.transitBytesPerSecond;
+    // by neighbour: it is the one whose name is proven; whom a lookup is for is only said
+    const bytesPerSecond = options.forwardBytesPerSecond;
     for (const [from, to] of [
       [forward.previous, forward.next],
       [forward.next, forward.previous],

@@ -29,8 +29,7 @@ export class RoutingCore {
     this.deps = deps;
     this.options = Object.freeze({
       relay: options.relay ?? false,
-      relayBytesPerSecond: options.relayBytesPerSecond ?? 50_000_000,
-      transitBytesPerSecond: options.transitBytesPerSecond ?? 50_000_000,
+      forwardBytesPerSecond: options.forwardBytesPerSecond ?? 50_000_000,
       maxForwardsPerNode: options.maxForwardsPerNode ?? 128,
       maxForwards: options.maxForwards ?? 4096,
     });

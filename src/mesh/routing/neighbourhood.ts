@@ -109,7 +109,9 @@ export class Neighbourhood {
     const out: Neighbour[] = [];
     for (const one of this.#byHex.values()) {
       if (nowMs < one.toldDueMs && !(isChange && one.toldDueMs !== Number.POSITIVE_INFINITY)) continue;
-      one.toldDueMs = nowMs + REPEAT_MS * (0.9 + 0.2 * this.#random.unit());
+      // what news has brought together, as a restart of many does, is repeated at a phase of its own
+      const share = isChange ? 0.1 + this.#random.unit() : 0.9 + 0.2 * this.#random.unit();
+      one.toldDueMs = nowMs + REPEAT_MS * share;
       out.push(one);
     }
     return out;

@@ -260,7 +260,7 @@ test("the allow-list keeps transit away, and a relay serves any two members", ()
   closed.up(alice, bob);
   assert.deepEqual(closed.say(alice, lookupFrom(alice, bob, { relay: true })), []);
   assert.equal(closed.routing.counters.lookupsForbidden, 1);
-  const relay = new Bench({ relay: true, relayBytesPerSecond: 1000 });
+  const relay = new Bench({ relay: true, forwardBytesPerSecond: 1000 });
   relay.transit = false;
   relay.up(alice, bob);
   const [{ message: passed }] = messages(relay.say(alice, lookupFrom(alice, bob, { relay: true })), "lookup");

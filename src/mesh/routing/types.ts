@@ -31,10 +31,8 @@ export interface RoutingDeps {
 export interface RoutingOptions {
   /** Forward for any two members, as beacons do anyway. @default false */
   readonly relay?: boolean;
-  /** Bytes per second from one node under one label, as a relay. @default 50000000 */
-  readonly relayBytesPerSecond?: number;
-  /** The same as transit. 0 = no limit. @default 50000000 */
-  readonly transitBytesPerSecond?: number;
+  /** Bytes per second that one neighbour may send through this node, on all its ways together; 0 = no limit. @default 50000000 */
+  readonly forwardBytesPerSecond?: number;
   /** Paths kept for one neighbour, as the end that asked. @default 128 */
   readonly maxForwardsPerNode?: number;
   /** Paths kept in all. @default 4096 */
@@ -62,7 +60,7 @@ export type RoutingOutput =
       readonly from: Uint8Array;
       readonly to: Uint8Array;
       readonly out: number;
-      /** 0 = no limit */
+      /** What `from` may send through this node on all its ways together; 0 = no limit. */
       readonly bytesPerSecond: number;
     }
   | { readonly kind: "forwardRemove"; readonly label: number; readonly from: Uint8Array }
