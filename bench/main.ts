@@ -119,12 +119,31 @@ program
   });
 
 program
+  .command("pubsub")
+  .description("publish/subscribe between real nodes: delivery, duplicates, latency, with a stopped process")
+  .option("--nodes <n>", "agent nodes", positive, 100)
+  .option("--per-process <n>", "nodes in one process", positive, 5)
+  .option("--topics <n>", "topics", positive, 20)
+  .option("--subscribers <n>", "of each topic, at random", positive, 20)
+  .option("--rate <n>", "messages a second over all topics", positive, 200)
+  .option("--seconds <n>", "length of each measurement", positive, 30)
+  .option("--rounds <n>", "rounds; the table shows medians", positive, 5)
+  .option("--json [file]", "everything measured: into a file, or in place of the table")
+  .option("--markdown <file>", "rewrite this benchmark's section")
+  .addHelpText("after", "\nExample: npm run bench -- pubsub --nodes 20 --topics 5 --subscribers 8 --rate 50 --rounds 1")
+  .action(async (options) => {
+    const { runPubSub } = await import("./pubsub.ts");
+    await runPubSub({ ...options, rounds: Math.ceil(options.rounds), command: typed });
+  });
+
+program
   .command("scale")
   .description("networks of growing size, several nodes to a process; revocations among 50")
   .option("--sizes <list>", "nodes, comma separated", list, ["25", "50", "100", "200"])
   .option("--per-process <n>", "nodes in one process", positive, 10)
   .option("--seconds <n>", "steady state measured", positive, 60)
   .option("--revocations <n>", "of a network of 50", positive, 20)
+  .option("--restart", "besides, kill all nodes and start them again at once", false)
   .option("--json [file]", "everything measured: into a file, or in place of the table")
   .option("--markdown <file>", "rewrite this benchmark's section")
   .addHelpText("after", "\nExample: npm run bench -- scale --sizes 50 --seconds 20")
@@ -158,6 +177,32 @@ program
   .action(async (options) => {
     const { runStreams } = await import("./streams.ts");
     await runStreams({ ...options, command: typed });
+  });
+
+program
+  .command("messages")
+  .description("direct messages between two nodes: latency, messages a second, and latency beside a long transfer")
+  .option("--rounds <n>", "rounds; the table shows medians", positive, 5)
+  .option("--seconds <n>", "length of each measurement", positive, 5)
+  .option("--json [file]", "everything measured: into a file, or in place of the table")
+  .option("--markdown <file>", "rewrite this benchmark's section")
+  .addHelpText("after", "\nExample: npm run bench -- messages --rounds 1 --seconds 2")
+  .action(async (options) => {
+    const { runMessages } = await import("./messages.ts");
+    await runMessages({ ...options, rounds: Math.ceil(options.rounds), command: typed });
+  });
+
+program
+  .command("files")
+  .description("a large file from node to node, against one long stream over bare QUIC")
+  .option("--megabytes <n>", "size of the file", positive, 1_000)
+  .option("--rounds <n>", "rounds; the table shows medians", positive, 5)
+  .option("--json [file]", "everything measured: into a file, or in place of the table")
+  .option("--markdown <file>", "rewrite this benchmark's section")
+  .addHelpText("after", "\nExample: npm run bench -- files --megabytes 200 --rounds 1")
+  .action(async (options) => {
+    const { runFiles } = await import("./files.ts");
+    await runFiles({ ...options, command: typed });
   });
 
 program

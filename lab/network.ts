@@ -10,7 +10,7 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { join } from "node:path";
-import { ApiClient } from "../src/api/client.ts";
+import { WeftClient } from "../src/client/client.ts";
 import type { InviteView, PeerView, StatusView } from "../src/api/control.ts";
 import type { Host, Lab } from "./namespaces.ts";
 import { Daemon, LabError, run, until, type RunResult } from "./process.ts";
@@ -35,7 +35,7 @@ export interface NodeOptions {
 export class WeftNode {
   readonly name: string;
   readonly state: string;
-  readonly api: ApiClient;
+  readonly api: WeftClient;
   daemon: Daemon | undefined;
   /** Added to the environment of the daemon and of every command. */
   env: Record<string, string>;
@@ -46,7 +46,7 @@ export class WeftNode {
   constructor(options: NodeOptions) {
     this.name = options.name;
     this.state = options.state;
-    this.api = new ApiClient(join(options.state, "weft.sock"));
+    this.api = new WeftClient(join(options.state, "weft.sock"));
     this.env = { ...options.env };
     this.#host = options.host;
     this.#upArgs = options.upArgs ?? [];

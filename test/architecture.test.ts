@@ -36,16 +36,25 @@ const ROOMS: Readonly<Record<string, { readonly may: readonly string[]; readonly
     may: ["base", "sys", "crypto"],
     why: "stream stands on QUIC in sys and hands datagrams to whoever owns it; it knows no session, no mesh and no plane",
   },
+  messaging: {
+    may: ["base", "wire", "crypto", "mesh"],
+    why: "messaging stands on the roster and keys; frames, time and the store are arguments",
+  },
   node: {
-    may: ["base", "sys", "wire", "crypto", "session", "path", "mesh", "dataplane", "stream", "api"],
+    may: ["base", "sys", "wire", "crypto", "session", "path", "mesh", "messaging", "dataplane", "stream", "api"],
     why: "node composes everything below it; the command line is above it",
   },
   api: { may: ["base"], why: "api depends on the NodeControl interface only" },
-  cli: { may: ["base", "api"], why: "cli talks to the API; node is loaded by a dynamic import for `up` alone" },
+  client: { may: ["base", "api"], why: "client talks to the API; it runs in programs that are no node" },
+  mcp: { may: ["base", "api", "client"], why: "mcp is a user of the local API like any other" },
+  cli: {
+    may: ["base", "api", "client", "mcp"],
+    why: "cli talks to the API; node is loaded by a dynamic import for `up` alone",
+  },
 };
 
 /** Rooms whose state machines take time, randomness and packets as arguments. */
-const SANS_IO = new Set(["base", "wire", "crypto", "session", "path", "mesh", "dataplane"]);
+const SANS_IO = new Set(["base", "wire", "crypto", "session", "path", "mesh", "messaging", "dataplane"]);
 const IMPURE: readonly { readonly pattern: RegExp; readonly why: string }[] = [
   { pattern: /\bDate\.now\s*\(|\bnew Date\s*\(\s*\)/, why: "reads the wall clock; take `now` as an argument" },
   { pattern: /\bperformance\.now\s*\(/, why: "reads the clock; take `now` as an argument" },

@@ -7,7 +7,7 @@ import { after, test } from "node:test";
 import fc from "fast-check";
 import { WeftError } from "../base/errors.ts";
 import { nullLogger } from "../base/log.ts";
-import { ApiClient } from "./client.ts";
+import { WeftClient } from "../client/client.ts";
 import type { MetricSample, NodeControl, StatusView } from "./control.ts";
 import type { ExplainView } from "./explain-view.ts";
 import { formatPrometheus } from "./prometheus.ts";
@@ -61,7 +61,7 @@ test("client and server agree on every route, and the socket is for user and gro
   const control = new FakeControl();
   const path = join(root, "one.sock");
   const server = await serveApi(control, path, nullLogger);
-  const client = new ApiClient(path);
+  const client = new WeftClient(path);
   try {
     assert.equal(statSync(path).mode & 0o777, 0o660);
     assert.deepEqual(await client.status(), STATUS);
@@ -88,7 +88,7 @@ test("a socket left by a killed daemon is replaced", async () => {
   const path = join(root, "stale.sock");
   const first = await serveApi(new FakeControl(), path, nullLogger);
   const second = await serveApi(new FakeControl(), path, nullLogger);
-  assert.deepEqual(await new ApiClient(path).status(), STATUS);
+  assert.deepEqual(await new WeftClient(path).status(), STATUS);
   await second.close();
   await first.close();
 });
@@ -106,8 +106,8 @@ async function post(
   body: string,
   headers: Record<string, string> = {},
 ): Promise<{ status: number; value: Record<string, unknown> }> {
-  const api = createApi(control, nullLogger);
-  const response = await api.request(path, { method: "POST", body, headers: { host: "weft", ...headers } });
+  const { app } = createApi(control, nullLogger);
+  const response = await app.request(path, { method: "POST", body, headers: { host: "weft", ...headers } });
   return { status: response.status, value: (await response.json()) as Record<string, unknown> };
 }
 
@@ -148,8 +148,8 @@ test("too large a body, a foreign Host and an Origin are refused", async () => {
   const control = new FakeControl();
   const large = JSON.stringify({ node: "x".repeat(MAX_BODY_BYTES) });
   assert.equal((await post(control, "/v1/revoke", large)).status, 413);
-  assert.equal((await post(control, "/v1/down", "{}", { host: "evil.example" })).status, 400);
-  assert.equal((await post(control, "/v1/down", "{}", { origin: "https://evil.example" })).status, 400);
+  assert.equal((await post(control, "/v1/down", "{}", { host: "evil.example" })).status, 403);
+  assert.equal((await post(control, "/v1/down", "{}", { origin: "https://evil.example" })).status, 403);
 });
 
 test("a defect in the node is an INTERNAL error, not a broken connection", async () => {

@@ -4,6 +4,7 @@
  */
 import type { ExplainView } from "./explain-view.ts";
 import type { HostControl } from "./host-control.ts";
+import type { MessagingControl } from "./messaging/control.ts";
 import type { NetcheckView } from "./netcheck-view.ts";
 import type { RosterControl } from "./roster-control.ts";
 
@@ -49,6 +50,8 @@ export interface PeerView {
   readonly dropped: { readonly tx: number; readonly rx: number; readonly spoofed: number };
   /** Delivery rate that it reports, bits per second; null = not measured. */
   readonly deliveryBps: number | null;
+  /** What it sent through this node to others, and its datagrams that were dropped because they were more than its quota. */
+  readonly forwarded: { readonly bytes: number; readonly dropped: number };
   readonly roles: readonly string[];
   /** "ADDR:PORT" of everything that may become a path. */
   readonly candidates: readonly string[];
@@ -209,6 +212,8 @@ export interface NodeControl {
   readonly host?: HostControl | undefined;
   /** Invites, requests, changes of members, policy, export. */
   readonly roster?: RosterControl | undefined;
+  /** Messages and what stands on them; undefined on a node without messaging. */
+  readonly messaging?: MessagingControl | undefined;
   metrics(): readonly MetricSample[];
   health(): readonly HealthItem[];
   doctor(): readonly DoctorFact[];

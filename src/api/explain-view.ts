@@ -5,6 +5,8 @@ export interface ExplainedPath {
   readonly kind: "direct" | "relay" | "transit";
   /** "ADDR:PORT"; null for a path through others. */
   readonly endpoint: string | null;
+  /** Own address that it leaves from, with "#N" by the N-th socket of hole punching; null = the kernel's choice, or a path through others. */
+  readonly local: string | null;
   /** Names of the nodes in between, nearest first; empty for a direct path. */
   readonly via: readonly string[];
   readonly state: "untried" | "probing" | "alive" | "dead";

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { WeftError } from "../base/errors.ts";
 import { nullLogger } from "../base/log.ts";
-import { ApiClient } from "./client.ts";
+import { WeftClient } from "../client/client.ts";
 import type { NodeControl } from "./control.ts";
 import type { RosterControl } from "./roster-control.ts";
 import { MAX_IMPORT_STATEMENTS } from "./roster-routes.ts";
@@ -29,7 +29,7 @@ test("client and server agree on every route about membership, and bad bodies ne
   const asked: unknown[] = [];
   const control = { roster: recorder(asked) } as unknown as NodeControl;
   const server = await serveApi(control, join(folder, "weft.sock"), nullLogger);
-  const client = new ApiClient(join(folder, "weft.sock"));
+  const client = new WeftClient(join(folder, "weft.sock"));
   try {
     assert.deepEqual(await client.invites(), []);
     assert.deepEqual(await client.requests(), []);

@@ -1,73 +1,124 @@
 /** Routes of the local API for invites, requests, changes of members, policy, export and import; schemas beside them, because limits are part of the contract. */
-import type { Context, Hono } from "hono";
 import * as z from "zod/mini";
-import { WeftError } from "../base/errors.ts";
+import type { NodeControl } from "./control.ts";
+import { list, nodeReference, OBJECT, oneOf, text } from "./fields.ts";
+import { defineRoute, need as needPart } from "./messaging/route.ts";
+import type { AnyRoute } from "./messaging/route.ts";
 import type { RosterControl } from "./roster-control.ts";
+import { ROLES } from "./schemas.ts";
+import { decisionView, importView, inviteInfoView, policyView, requestView, rosterView } from "./views.ts";
 
 /** Statements in one import request: 40 of the longest fit a body. */
 export const MAX_IMPORT_STATEMENTS = 40;
-const ROLES = ["member", "admin", "beacon", "router", "exit"] as const;
-const OBJECT = "must be a JSON object";
-
-const text = (most: number, least = 0): z.ZodMiniType<string> => {
-  const message = `must be text of ${least} to ${most} characters`;
-  return z.string(message).check(z.minLength(least, message), z.maxLength(most, message));
-};
-const list = <T>(item: z.ZodMiniType<T>, most: number): z.ZodMiniType<T[]> =>
-  z.array(item, "must be a list").check(z.maxLength(most, "has too many entries"));
-const stale = z.enum(["allow", "refuse"], "must be allow or refuse");
 
 const endBody = z.strictObject({ id: text(64, 4), reason: z.optional(text(200)) }, OBJECT);
-const approveBody = z.strictObject({ node: text(256, 1), name: z.optional(text(63, 1)) }, OBJECT);
-const denyBody = z.strictObject({ node: text(256, 1), reason: z.optional(text(200)) }, OBJECT);
+const approveBody = z.strictObject({ node: nodeReference(), name: z.optional(text(63, 1)) }, OBJECT);
+const denyBody = z.strictObject({ node: nodeReference(), reason: z.optional(text(200)) }, OBJECT);
 const memberBody = z.strictObject(
   {
-    node: text(256, 1),
+    node: nodeReference(),
     name: z.optional(text(63, 1)),
-    roles: z.optional(list(z.enum(ROLES, `must be one of ${ROLES.join(", ")}`), ROLES.length)),
+    roles: z.optional(list(oneOf(ROLES), ROLES.length)),
     tags: z.optional(list(text(32, 1), 16)),
     expiresAt: z.optional(text(40, 1)),
   },
   OBJECT,
 );
-const policyBody = z.strictObject({ stale }, OBJECT);
+const policyBody = z.strictObject({ stale: oneOf(["allow", "refuse"]) }, OBJECT);
 const importBody = z.strictObject(
   { network: text(64, 64), statements: list(text(1400, 1), MAX_IMPORT_STATEMENTS) },
   OBJECT,
 );
 
-type ReadBody = <T extends z.ZodMiniType>(context: Context, schema: T) => Promise<z.output<T>>;
-
-/** @param roster undefined: this program embeds no membership @param body reads and validates */
-export function addRosterRoutes(app: Hono, roster: () => RosterControl | undefined, body: ReadBody): void {
-  const need = (): RosterControl => {
-    const control = roster();
-    if (control === undefined) throw new WeftError("NOT_READY", "there is no roster here", "start the node first");
-    return control;
-  };
-  app.get("/v1/invites", (context) => context.json({ invites: need().invites() }));
-  app.post("/v1/invites/end", async (context) => {
-    const { id, reason } = await body(context, endBody);
-    return context.json(await need().endInvite(id, reason ?? ""));
-  });
-  app.get("/v1/requests", (context) => context.json({ requests: need().requests() }));
-  app.post("/v1/requests/approve", async (context) => {
-    const { node, name } = await body(context, approveBody);
-    return context.json(await need().approve(node, name));
-  });
-  app.post("/v1/requests/deny", async (context) => {
-    const { node, reason } = await body(context, denyBody);
-    return context.json(await need().deny(node, reason ?? ""));
-  });
-  app.post("/v1/members", async (context) => context.json(await need().updateMember(await body(context, memberBody))));
-  app.get("/v1/roster", (context) => context.json(need().roster()));
-  app.get("/v1/roster/export", (context) => context.json({ text: need().exportRoster() }));
-  app.post("/v1/roster/import", async (context) => {
-    const { network, statements } = await body(context, importBody);
-    return context.json(await need().importRoster(network, statements));
-  });
-  app.post("/v1/roster/policy", async (context) => {
-    const { stale: rule } = await body(context, policyBody);
-    return context.json(await need().setPolicy(rule));
-  });
+function need({ roster }: NodeControl): RosterControl {
+  return needPart(roster, "roster");
 }
+
+export const ROSTER_ROUTES: readonly AnyRoute[] = [
+  defineRoute({
+    method: "GET",
+    path: "/v1/invites",
+    scope: "admin",
+    summary: "Invites and what became of them.",
+    response: z.object({ invites: z.array(inviteInfoView) }),
+    handler: ({ control }) => ({ invites: need(control).invites() }),
+  }),
+  defineRoute({
+    method: "POST",
+    path: "/v1/invites/end",
+    scope: "admin",
+    summary: "Ends an invite before its time.",
+    body: endBody,
+    response: inviteInfoView,
+    handler: ({ control, body: { id, reason } }) => need(control).endInvite(id, reason ?? ""),
+  }),
+  defineRoute({
+    method: "GET",
+    path: "/v1/requests",
+    scope: "admin",
+    summary: "Nodes that wait for an admin's decision.",
+    response: z.object({ requests: z.array(requestView) }),
+    handler: ({ control }) => ({ requests: need(control).requests() }),
+  }),
+  defineRoute({
+    method: "POST",
+    path: "/v1/requests/approve",
+    scope: "admin",
+    summary: "Lets a waiting node in.",
+    body: approveBody,
+    response: decisionView,
+    handler: ({ control, body: { node, name } }) => need(control).approve(node, name),
+  }),
+  defineRoute({
+    method: "POST",
+    path: "/v1/requests/deny",
+    scope: "admin",
+    summary: "Sends a waiting node away.",
+    body: denyBody,
+    response: decisionView,
+    handler: ({ control, body: { node, reason } }) => need(control).deny(node, reason ?? ""),
+  }),
+  defineRoute({
+    method: "POST",
+    path: "/v1/members",
+    scope: "admin",
+    summary: "Changes a member's name, roles, tags or end.",
+    body: memberBody,
+    response: decisionView,
+    handler: ({ control, body }) => need(control).updateMember(body),
+  }),
+  defineRoute({
+    method: "GET",
+    path: "/v1/roster",
+    scope: "read",
+    summary: "The signed roster at large.",
+    response: rosterView,
+    handler: ({ control }) => need(control).roster(),
+  }),
+  defineRoute({
+    method: "GET",
+    path: "/v1/roster/export",
+    scope: "admin",
+    summary: "The whole roster as text.",
+    response: z.object({ text: z.string() }),
+    handler: ({ control }) => ({ text: need(control).exportRoster() }),
+  }),
+  defineRoute({
+    method: "POST",
+    path: "/v1/roster/import",
+    scope: "admin",
+    summary: "Takes in statements of an exported roster.",
+    body: importBody,
+    response: importView,
+    handler: ({ control, body: { network, statements } }) => need(control).importRoster(network, statements),
+  }),
+  defineRoute({
+    method: "POST",
+    path: "/v1/roster/policy",
+    scope: "admin",
+    summary: "Sets what nodes do while nobody confirms their roster.",
+    body: policyBody,
+    response: policyView,
+    handler: ({ control, body: { stale } }) => need(control).setPolicy(stale),
+  }),
+];

@@ -8,8 +8,6 @@
  *
  * Header words (Int32): 0 head | 1 tail | 2 refused records | 3 consumer parked flag.
  */
-import { CopyPool } from "./copy-pool.ts";
-
 const HEADER_WORDS = 16;
 const HEADER_BYTES = HEADER_WORDS * 4;
 const HEAD = 0;
@@ -18,6 +16,7 @@ const REFUSED = 2;
 const PARKED = 3;
 const WRAP = 0xffffffff;
 const RECORD_HEADER_BYTES = 8;
+const RECORD_BYTES = 16_384;
 
 /** @param bytes capacity, a multiple of 8 @returns memory to give to one ByteRing on each side */
 export function createRingMemory(bytes: number): SharedArrayBuffer {
@@ -29,7 +28,8 @@ export class ByteRing {
   readonly #u8: Uint8Array;
   readonly #view: DataView;
   readonly #capacity: number;
-  readonly #pool = new CopyPool();
+  /** What pop() gives out; longer records get memory of their own. */
+  readonly #record = new Uint8Array(RECORD_BYTES);
 
   constructor(memory: SharedArrayBuffer) {
     this.#words = new Int32Array(memory, 0, HEADER_WORDS);
@@ -98,7 +98,7 @@ export class ByteRing {
     Atomics.store(this.#words, HEAD, next);
   }
 
-  /** Consumer. @returns a copy of the oldest record, to be used soon (CopyPool), or undefined when the ring is empty */
+  /** Consumer. @returns a copy of the oldest record, good until the next call, or undefined when the ring is empty */
   pop(): Uint8Array<ArrayBuffer> | undefined {
     const head = Atomics.load(this.#words, HEAD);
     let tail = Atomics.load(this.#words, TAIL);
@@ -109,7 +109,8 @@ export class ByteRing {
       length = this.#view.getUint32(0, true);
     }
     const from = tail + RECORD_HEADER_BYTES;
-    const record = this.#pool.copy(this.#u8, from, from + length);
+    const record = length <= RECORD_BYTES ? this.#record.subarray(0, length) : new Uint8Array(length);
+    record.set(this.#u8.subarray(from, from + length));
     let next = from + ((length + 7) & ~7);
     if (next >= this.#capacity) next = 0;
     Atomics.store(this.#words, TAIL, next);

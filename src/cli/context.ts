@@ -1,20 +1,33 @@
 /** What all commands share: common options, exit codes, the client, output, and the one line an error becomes. */
 import { Command } from "@commander-js/extra-typings";
-import { ApiClient } from "../api/client.ts";
+import { WeftClient } from "../client/client.ts";
 import { socketPathOf, stateDirectory } from "../api/paths.ts";
 import { WeftError } from "../base/errors.ts";
 
-export const Exit = { OK: 0, FAILURE: 1, USAGE: 2, NO_DAEMON: 3, NOT_FOUND: 4 } as const;
+export const Exit = { OK: 0, FAILURE: 1, USAGE: 2, NO_DAEMON: 3, NOT_FOUND: 4, UNKNOWN: 5 } as const;
 
 const EXIT_OF_CODE: Readonly<Record<string, number>> = {
   USAGE: Exit.USAGE,
   BAD_REQUEST: Exit.USAGE,
   CONFIG_INVALID: Exit.USAGE,
+  FORWARD_BAD: Exit.USAGE,
+  FILE_ID: Exit.USAGE,
+  EXEC_BAD: Exit.USAGE,
   DAEMON_DOWN: Exit.NO_DAEMON,
   API_DENIED: Exit.NO_DAEMON,
   NODE_UNKNOWN: Exit.NOT_FOUND,
   REQUEST_UNKNOWN: Exit.NOT_FOUND,
   INVITE_UNKNOWN: Exit.NOT_FOUND,
+  KEY_UNKNOWN: Exit.NOT_FOUND,
+  TASK_UNKNOWN: Exit.NOT_FOUND,
+  TASK_NONE: Exit.NOT_FOUND,
+  GROUP_UNKNOWN: Exit.NOT_FOUND,
+  AGENT_UNKNOWN: Exit.NOT_FOUND,
+  TRANSFER_UNKNOWN: Exit.NOT_FOUND,
+  FILE_UNKNOWN: Exit.NOT_FOUND,
+  FORWARD_UNKNOWN: Exit.NOT_FOUND,
+  MESSAGE_UNKNOWN: Exit.NOT_FOUND,
+  TOKEN_UNKNOWN: Exit.NOT_FOUND,
 };
 
 export class UsageError extends WeftError {
@@ -51,8 +64,8 @@ export function add(program: Command, command: { readonly commands: readonly unk
   program.addCommand(command as unknown as Command);
 }
 
-export function client(options: CommonOptions): ApiClient {
-  return new ApiClient(socketPathOf(stateDirectory(options.state)));
+export function client(options: CommonOptions): WeftClient {
+  return new WeftClient(socketPathOf(stateDirectory(options.state)));
 }
 
 export function print(text: string): void {

@@ -2,14 +2,14 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Command } from "@commander-js/extra-typings";
 import { WeftError } from "../base/errors.ts";
-import type { ApiClient } from "../api/client.ts";
+import type { WeftClient } from "../client/client.ts";
 import { add, client, createCommand, show } from "./context.ts";
 
 const POLL_MS = 50;
 const PATIENCE_MS = 15_000;
 
 /** Resolves when nothing answers on the socket any more. @throws WeftError when it still does after 15 s */
-export async function waitUntilGone(api: ApiClient): Promise<void> {
+export async function waitUntilGone(api: WeftClient): Promise<void> {
   for (let waitedMs = 0; waitedMs < PATIENCE_MS; waitedMs += POLL_MS) {
     try {
       await api.health();

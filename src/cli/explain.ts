@@ -1,7 +1,8 @@
 /** weft explain: how a peer is reached, what else was tried, and why the path is not direct. */
 import type { Command } from "@commander-js/extra-typings";
 import type { ExplainView } from "../api/explain-view.ts";
-import { add, client, createCommand, show } from "./context.ts";
+import type { DeliveryView } from "../api/messaging/control.ts";
+import { add, client, createCommand, Exit, show } from "./context.ts";
 import { age, milliseconds, paint, path, table } from "./format.ts";
 
 export function register(program: Command): void {
@@ -10,13 +11,36 @@ export function register(program: Command): void {
     createCommand(
       "explain",
       "say how a peer is reached, and why not directly",
-      "$ weft explain laptop\n$ weft explain laptop --json | jq .verdict",
+      "$ weft explain laptop\n$ weft explain laptop --json | jq .verdict\n$ weft explain laptop --messages      # why messages do, or do not, get there",
     )
       .argument("<PEER>", "name, id or overlay address")
+      .option("--messages", "say why messages get there or not, stage by stage")
       .action(async (peer, options) => {
+        if (options.messages === true) {
+          const view = await client(options).delivery(peer);
+          show(options, view, renderDelivery);
+          if (!view.delivers) process.exitCode = Exit.FAILURE;
+          return;
+        }
         show(options, await client(options).explain(peer), render);
       }),
   );
+}
+
+function renderDelivery({ verdict, facts }: DeliveryView): string {
+  const rows = facts.map((fact) => [
+    fact.ok ? paint("green", "ok") : paint("red", "no"),
+    fact.part,
+    fact.stage,
+    fact.text,
+    Object.entries(fact.figures)
+      .map(([name, value]) => `${name} ${Number.isInteger(value) ? value : value.toFixed(1)}`)
+      .join(", "),
+  ]);
+  return [
+    `${verdict.text}${verdict.remedy === "" ? "" : `\n  → ${verdict.remedy}`}`,
+    ...(rows.length === 0 ? [] : ["", table(["", "PART", "STAGE", "WHAT", "FIGURES"], rows)]),
+  ].join("\n");
 }
 
 function render(view: ExplainView): string {
@@ -31,6 +55,7 @@ function render(view: ExplainView): string {
       one.active ? "→" : one.duplicate ? "+" : "",
       one.kind,
       one.endpoint ?? `via ${one.via.join(" → ") || "?"}`,
+      one.local ?? "",
       one.state === "alive" ? paint("green", one.state) : one.state === "dead" ? paint("red", one.state) : one.state,
       milliseconds(one.rttMs),
       `${(one.loss * 100).toFixed(0)} %`,
@@ -38,7 +63,10 @@ function render(view: ExplainView): string {
       age(one.lastReceivedMs),
       one.reason,
     ]);
-    lines.push("", table(["", "PATH", "WHERE", "STATE", "RTT", "LOSS", "PMTU", "HEARD", "WHY"], rows, [4, 5, 6, 7]));
+    lines.push(
+      "",
+      table(["", "PATH", "WHERE", "FROM", "STATE", "RTT", "LOSS", "PMTU", "HEARD", "WHY"], rows, [5, 6, 7, 8]),
+    );
   }
   const waiting = view.through.filter((way) => !view.paths.some((one) => one.via.join() === way.via.join()));
   for (const way of waiting) lines.push(`${way.kind} via ${way.via.join(" → ")}: ${way.state} (${way.reason})`);

@@ -1,6 +1,6 @@
 /** weft invite: makes a key with which others join; lists and ends those that exist. */
 import type { Command } from "@commander-js/extra-typings";
-import type { ApiClient } from "../api/client.ts";
+import type { WeftClient } from "../client/client.ts";
 import type { InviteInfoView } from "../api/roster-control.ts";
 import {
   add,
@@ -80,7 +80,7 @@ export function register(program: Command): void {
   );
 }
 
-async function list(api: ApiClient, options: CommonOptions): Promise<void> {
+async function list(api: WeftClient, options: CommonOptions): Promise<void> {
   show(options, { invites: await api.invites() }, ({ invites }) =>
     invites.length === 0 ? "no invites" : table(["INVITE", "STATE", "USED", "UNTIL", "GIVES", "BY"], invites.map(row)),
   );
@@ -92,6 +92,6 @@ function row(invite: InviteInfoView): string[] {
   return [invite.id, invite.state, `${invite.used}/${invite.uses}`, until, gives.join(" ") || "member", invite.issuer];
 }
 
-async function end(api: ApiClient, options: CommonOptions, id: string): Promise<void> {
+async function end(api: WeftClient, options: CommonOptions, id: string): Promise<void> {
   show(options, await api.endInvite(id, ""), (invite) => `invite ${invite.id} has ended (${invite.state})`);
 }

@@ -24,6 +24,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<CommandModule>>> = {
   roster: () => import("./roster.ts"),
   status: () => import("./status.ts"),
   peers: () => import("./peers.ts"),
+  presence: () => import("./presence.ts"),
   ip: () => import("./ip.ts"),
   whois: () => import("./whois.ts"),
   ping: () => import("./ping.ts"),
@@ -33,6 +34,23 @@ const COMMANDS: Readonly<Record<string, () => Promise<CommandModule>>> = {
   exit: () => import("./exit.ts"),
   dns: () => import("./dns.ts"),
   repair: () => import("./repair.ts"),
+  agents: () => import("./agents.ts"),
+  groups: () => import("./groups.ts"),
+  history: () => import("./history.ts"),
+  kv: () => import("./kv.ts"),
+  tasks: () => import("./tasks.ts"),
+  pub: () => import("./pub.ts"),
+  sub: () => import("./sub.ts"),
+  send: () => import("./send.ts"),
+  inbox: () => import("./inbox.ts"),
+  request: () => import("./request.ts"),
+  trust: () => import("./trust.ts"),
+  files: () => import("./files.ts"),
+  forward: () => import("./forward.ts"),
+  socks: () => import("./socks.ts"),
+  exec: () => import("./exec.ts"),
+  token: () => import("./token.ts"),
+  mcp: () => import("./mcp.ts"),
   doctor: () => import("./doctor.ts"),
   bench: () => import("./bench.ts"),
   demo: () => import("./demo.ts"),
@@ -47,7 +65,8 @@ Exit codes:
   1  failed; one line on stderr says what and what to do
   2  wrong usage or configuration
   3  no daemon is running, or no permission to talk to it
-  4  no such node
+  4  no such node, request, token …
+  5  sent, and nobody knows whether it arrived
 
 A first network:
   $ weft init home                     # on the first machine

@@ -2,10 +2,14 @@
 import type { PeerView } from "../api/control.ts";
 import { age, bytes, milliseconds, paint, path, table } from "./format.ts";
 
-/** @param earlier figures of the refresh before and the time since then, for rates */
+/**
+ * @param earlier figures of the refresh before and the time since then, for rates
+ * @param presence by node id, of those whose presence is watched
+ */
 export function peerTable(
   peers: readonly PeerView[],
   earlier?: { readonly peers: readonly PeerView[]; readonly elapsedMs: number },
+  presence: ReadonlyMap<string, string> = new Map(),
 ): string {
   if (peers.length === 0) return "no other member yet; `weft invite` on an admin prints a token for the next one";
   const rate = (peer: PeerView, field: "txBytes" | "rxBytes"): string => {
@@ -27,6 +31,7 @@ export function peerTable(
     age(peer.epochAgeMs),
     peer.cipher === "none" ? "–" : peer.cipher,
     peer.cipher === "none" ? "–" : peer.hybrid ? "yes" : "no",
+    ...(presence.size === 0 ? [] : [presence.get(peer.id) ?? "–"]),
   ]);
   return table(
     [
@@ -43,6 +48,7 @@ export function peerTable(
       "KEYS",
       "CIPHER",
       "HYBRID",
+      ...(presence.size === 0 ? [] : ["PRESENCE"]),
     ],
     rows,
     [4, 5, 6, 7, 8, 9, 10],

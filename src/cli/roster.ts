@@ -1,7 +1,7 @@
 /** weft roster: what all members agree on, in figures; its policy; as text out and in. */
 import { readFileSync, writeFileSync } from "node:fs";
 import type { Command } from "@commander-js/extra-typings";
-import type { ApiClient } from "../api/client.ts";
+import type { WeftClient } from "../client/client.ts";
 import type { ImportView, RosterView } from "../api/roster-control.ts";
 import { add, client, createCommand, print, show, UsageError } from "./context.ts";
 import { age } from "./format.ts";
@@ -86,7 +86,7 @@ function importing(): Command {
     }) as unknown as Command;
 }
 
-async function importAll(api: ApiClient, network: string, wires: readonly Uint8Array[]): Promise<ImportView> {
+async function importAll(api: WeftClient, network: string, wires: readonly Uint8Array[]): Promise<ImportView> {
   let [added, known, waiting] = [0, 0, 0];
   const refused: Record<string, number> = {};
   for (let at = 0; at < Math.max(1, wires.length); at += BATCH) {

@@ -3,7 +3,7 @@
  * ends are threads of one process, so the format never leaves it). First byte 1: an inner message, laid out by hand because it may
  * be frequent:
  *   0 tag u8 = 1 | 1 inner kind u8 | 2 flags u8 | 3 zero u8 | 4 aux u16 | 6 zero u16 | 8 peer u32 | 12 zero u32 | 16 epoch id f64 | 24 payload
- * The payload of a stream's datagram (kind 3), which is used at once, shares the record's memory when read.
+ * The payload of a stream's datagram (kind 3), which is used at once, shares the record's memory when read; nothing else does.
  * First byte 2 and 3: a datagram into (channelIn) or out of (channelOut) the data plane through a channel:
  *   0 tag u8 | 1 zero, 3 bytes | 4 channel id u32 | 8 datagram
  */

@@ -21,6 +21,8 @@ import { MAPPER_NAMES } from "./discovery/mapper.ts";
 import type { MapperName } from "./discovery/mapper.ts";
 import { UNDERLAY_MARK } from "./exit.ts";
 import { LOG_LEVELS } from "./log.ts";
+import { resolveServices, SERVICE_TABLES, serviceKeys } from "./messaging/services/config.ts";
+import type { ServicesConfig, ServicesFileConfig } from "./messaging/services/config.ts";
 import type { LogLevel } from "./log.ts";
 import { RESOLVER_MODES } from "./resolver.ts";
 import type { ResolverMode } from "./resolver.ts";
@@ -51,7 +53,7 @@ export interface Config {
   readonly relay: boolean;
   /** Names or node ids of members that may send through this node to others; undefined = all members. @default undefined */
   readonly transit: readonly string[] | undefined;
-  /** What one member may send through this node on one way, bytes per second; 0 = no limit. @default 50000000 */
+  /** What one member may send through this node, on all its ways together, bytes per second; 0 = no limit. @default 50000000 */
   readonly forwardBytesPerSecond: number;
   readonly websocket: WebsocketConfig;
   readonly discovery: DiscoveryConfig;
@@ -71,6 +73,8 @@ export interface Config {
   /** Prefixes behind this node, canonical; an admin approves them. @default none */
   readonly routes: readonly string[];
   readonly dns: DnsConfig;
+  readonly api: ApiConfig;
+  readonly messaging: MessagingConfig;
   /** @default 1024 */
   readonly maxPeers: number;
   readonly logLevel: LogLevel;
@@ -101,11 +105,37 @@ export interface DiscoveryConfig {
   readonly lan: boolean;
 }
 
+/** The local API besides its unix socket. */
+export interface ApiConfig {
+  /** TCP address on loopback for clients with a token; undefined = none. @default none */
+  readonly listen: ListenAddress | undefined;
+  /** Origins of web pages that may call with a token, besides pages of that address. @default none */
+  readonly origins: readonly string[];
+}
+
 export interface DnsConfig {
   /** How names reach this machine's programs. @default "auto" */
   readonly mode: ResolverMode;
   /** Services of this node for SRV records. @default none */
   readonly services: readonly OfferedService[];
+}
+
+/** Messages between members: direct ones, publish/subscribe, files and what stands on them. */
+export interface MessagingConfig {
+  /** @default true */
+  readonly enabled: boolean;
+  /** What `messages.db` may take on disk. @default 268435456 */
+  readonly storeBytes: number;
+  /** Messages for members that are away are kept so long. @default 72 h */
+  readonly outboxMs: number;
+  /** Keep sealed messages for members that are away, for others. @default false */
+  readonly mailbox: boolean;
+  /** Take messages of members that nobody here has called known. @default true */
+  readonly acceptUnknown: boolean;
+  /** Topics that this node carries without a subscriber of its own. @default none */
+  readonly volunteer: readonly string[];
+  /** What members may do with this node: forwards, files, execution. */
+  readonly services: ServicesConfig;
 }
 
 /** What the command line or an embedding program may set; undefined = not given. */
@@ -118,6 +148,8 @@ export interface ConfigOverrides {
   readonly tun?: string | false | undefined;
   readonly logLevel?: LogLevel | undefined;
   readonly maxPeers?: number | undefined;
+  /** false = no messages: neither sent nor taken */
+  readonly messaging?: boolean | undefined;
 }
 
 const NAME_PATTERN = /^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/;
@@ -157,7 +189,7 @@ export function isNodeName(text: string): boolean {
 }
 
 /** The file as it is written; every key may be missing. */
-export interface FileConfig {
+export interface FileConfig extends ServicesFileConfig {
   name?: string | undefined;
   listen?: string[] | undefined;
   endpoints?: string[] | undefined;
@@ -186,6 +218,17 @@ export interface FileConfig {
   mark?: number | undefined;
   routes?: string[] | undefined;
   dns?: { mode?: ResolverMode | undefined; services?: string[] | undefined } | undefined;
+  api?: { listen?: string | undefined; origins?: string[] | undefined } | undefined;
+  messaging?:
+    | {
+        enabled?: boolean | undefined;
+        store_mb?: number | undefined;
+        outbox_hours?: number | undefined;
+        mailbox?: boolean | undefined;
+        accept_unknown?: boolean | undefined;
+        volunteer?: string[] | undefined;
+      }
+    | undefined;
   max_peers?: number | undefined;
   log?: { level?: LogLevel | undefined; format?: "text" | "json" | undefined } | undefined;
 }
@@ -206,6 +249,15 @@ const endpointText = text(
   'HOST:PORT such as "vpn.example.org:9338", or a URL for channels such as "wss://relay.example.org/weft"',
   (value) => parseHostPort(value) !== undefined || parseChannelUrl(value) !== undefined,
 );
+/** Browsers reach nothing else without the network in between, and the token would travel in the clear. */
+const loopbackText = text('an address and port of loopback such as "127.0.0.1:9339" or "[::1]:9339"', (value) => {
+  const address = parseListen(value)?.address;
+  return address !== undefined && (address === "::1" || address.startsWith("127."));
+});
+const originText = text('an origin such as "http://localhost:3000"', (value) => {
+  const url = URL.parse(value);
+  return url !== null && /^https?:$/.test(url.protocol) && url.origin === value;
+});
 const urlText = text('a URL such as "wss://relay.example.org/weft"', (value) => parseChannelUrl(value) !== undefined);
 const MAX_URLS = 2;
 
@@ -314,6 +366,35 @@ const fileShape = {
       "must be a table",
     ),
   ),
+  messaging: z.optional(
+    z.strictObject(
+      {
+        enabled: flag(),
+        store_mb: whole(16, 1_048_576, "megabytes"),
+        outbox_hours: whole(1, 8_760, "hours"),
+        mailbox: flag(),
+        accept_unknown: flag(),
+        volunteer: z.optional(
+          z
+            .array(text("a topic of 1–128 characters", (value) => value.length >= 1 && value.length <= 128))
+            .check(z.maxLength(64, "must have at most 64 entries")),
+        ),
+      },
+      "must be a table",
+    ),
+  ),
+  ...SERVICE_TABLES,
+  api: z.optional(
+    z.strictObject(
+      {
+        listen: z.optional(loopbackText),
+        origins: z.optional(
+          z.array(originText, "must be a list of origins").check(z.maxLength(16, "must have at most 16 entries")),
+        ),
+      },
+      "must be a table",
+    ),
+  ),
   max_peers: whole(1, 65536, "peers"),
   log: z.optional(
     z.strictObject(
@@ -332,6 +413,8 @@ const KEYS: ReadonlyMap<string, readonly string[]> = new Map([
   ["", Object.keys(fileShape)],
   ["log", ["level", "format"]],
   ["dns", ["mode", "services"]],
+  ["api", ["listen", "origins"]],
+  ["messaging", ["enabled", "store_mb", "outbox_hours", "mailbox", "accept_unknown", "volunteer"]],
   ["discovery", ["stun", "port_mapping", "lan"]],
   ["websocket", ["listen", "url", "connect", "ca", "trusted_proxies"]],
 ]);
@@ -399,7 +482,7 @@ export function parseConfig(source: string, file: string): FileConfig {
   if (unknown !== undefined) {
     const table = unknown.path.join(".");
     const key = unknown.keys[0];
-    const known = KEYS.get(table) ?? [];
+    const known = KEYS.get(table) ?? serviceKeys(table);
     const path = table === "" ? key : `${table}.${key}`;
     const near = nearest(key, known);
     throw invalid(
@@ -515,6 +598,19 @@ function resolveConfig(file: FileConfig, overrides: ConfigOverrides): Config {
     dns: Object.freeze({
       mode: file.dns?.mode ?? "auto",
       services: (file.dns?.services ?? []).map((entry) => parseService(entry)!),
+    }),
+    messaging: Object.freeze({
+      enabled: overrides.messaging ?? file.messaging?.enabled ?? true,
+      storeBytes: (file.messaging?.store_mb ?? 256) * 1_048_576,
+      outboxMs: (file.messaging?.outbox_hours ?? 72) * 3_600_000,
+      mailbox: file.messaging?.mailbox ?? false,
+      acceptUnknown: file.messaging?.accept_unknown ?? true,
+      volunteer: file.messaging?.volunteer ?? [],
+      services: resolveServices(file),
+    }),
+    api: Object.freeze({
+      listen: file.api?.listen === undefined ? undefined : parseListen(file.api.listen),
+      origins: file.api?.origins ?? [],
     }),
     maxPeers: overrides.maxPeers ?? file.max_peers ?? 1024,
     logLevel: overrides.logLevel ?? file.log?.level ?? "info",

@@ -16,6 +16,7 @@ import type {
 import type { ExplainView } from "../api/explain-view.ts";
 import type { NetcheckView } from "../api/netcheck-view.ts";
 import type { HostControl } from "../api/host-control.ts";
+import type { MessagingControl } from "../api/messaging/control.ts";
 import { weftVersion } from "../api/paths.ts";
 import { equal, toHex } from "../base/bytes.ts";
 import { looksLikeChannelUrl } from "../base/channel-url.ts";
@@ -31,6 +32,7 @@ import type { Discovery } from "./discovery/discovery.ts";
 import { discoverySamples } from "./discovery/metrics.ts";
 import { explain } from "./explain.ts";
 import type { HostRouting } from "./host-control.ts";
+import type { Messaging } from "./messaging/messaging.ts";
 import { netcheck } from "./netcheck.ts";
 import { peerSamples, planeSamples, processSamples } from "./metrics.ts";
 import type { PeerRecord } from "./peer-table.ts";
@@ -59,6 +61,8 @@ export interface ControlDeps {
   /** Names, routes and exits; undefined without an interface. */
   readonly routing?: HostRouting | undefined;
   readonly discovery?: Discovery | undefined;
+  /** Undefined until it runs, and on a node without messages. */
+  readonly messaging?: () => Messaging | undefined;
   readonly bootId: number;
   readonly startedAtMs: number;
   /** "ADDR:PORT" and URLs for channels at which others may reach this node. */
@@ -71,11 +75,17 @@ export interface ControlDeps {
 
 export class RuntimeControl implements NodeControl {
   readonly roster: RuntimeRosterControl;
+  /** Why messaging could not start. */
+  messagingError: string | undefined;
   readonly #deps: ControlDeps;
 
   constructor(deps: ControlDeps) {
     this.#deps = deps;
     this.roster = new RuntimeRosterControl(deps.runtime, deps.clock);
+  }
+
+  get messaging(): MessagingControl | undefined {
+    return this.#deps.messaging?.()?.control;
   }
 
   get host(): HostControl | undefined {
@@ -277,6 +287,7 @@ export class RuntimeControl implements NodeControl {
       })),
       ...channelSamples(runtime.channels.figures()),
       ...(this.#deps.routing?.metrics() ?? []),
+      ...(this.#deps.messaging?.()?.metrics() ?? []),
       ...discoverySamples(this.#deps.discovery),
       ...planeSamples(runtime.plane?.counters() ?? new Map()),
       ...peerSamples(this.peers()),
@@ -381,6 +392,14 @@ export class RuntimeControl implements NodeControl {
       });
     }
     items.push(...(this.#deps.routing?.health() ?? []));
+    if (this.messagingError !== undefined) {
+      items.push({
+        code: "no-messages",
+        severity: "error",
+        text: `messages are neither sent nor taken: ${this.messagingError}`,
+        remedy: "check messages.db in the state directory and the space on its disk, then restart",
+      });
+    }
     if (storage.counters().failed + storage.counters().refused > 0) {
       items.push({
         code: "store-failing",
@@ -454,6 +473,12 @@ export class RuntimeControl implements NodeControl {
     return peer !== undefined && this.#deps.runtime.isOnline(peer);
   }
 
+  /** How messages reach that member now. */
+  pathTo(nodeId: Uint8Array): PathView {
+    const member = this.#deps.runtime.mesh.memberById(nodeId);
+    return this.#path(member === undefined ? undefined : this.#record(member));
+  }
+
   #path(peer: PeerRecord | undefined): PathView {
     if (peer?.endpoint === undefined) return NO_PATH;
     return this.#pathAt(peer.endpoint);
@@ -496,6 +521,7 @@ export class RuntimeControl implements NodeControl {
       queuedPackets: figures?.queuedPackets ?? 0,
       dropped: { tx: figures?.droppedTx ?? 0, rx: figures?.droppedRx ?? 0, spoofed: figures?.spoofed ?? 0 },
       deliveryBps: figures === undefined || figures.deliveryBps <= 0 ? null : figures.deliveryBps,
+      forwarded: { bytes: figures?.forwardedBytes ?? 0, dropped: figures?.forwardDrops ?? 0 },
       roles: member.roles,
       candidates: runtime.mesh
         .candidates(member.nodeId, clock.now().wallMs)

@@ -2,10 +2,12 @@
 import type { StatusView } from "../api/control.ts";
 import { socketPathOf } from "../api/paths.ts";
 import { serveApi } from "../api/server.ts";
+import { ApiTokens } from "./api-tokens.ts";
 import type { ConfigOverrides } from "./config.ts";
 import { loadConfig } from "./config.ts";
 import { createNode } from "./index.ts";
 import { createLogger } from "./log.ts";
+import { systemRandom } from "./random.ts";
 
 export interface DaemonOptions {
   /** absolute */
@@ -41,7 +43,11 @@ export async function runDaemon(options: DaemonOptions): Promise<number> {
   });
   stop = () => void node.stop();
   try {
-    const api = await serveApi(node.control, socketPathOf(options.stateDirectory), log.child("api"));
+    const tokens = new ApiTokens(options.stateDirectory, { random: systemRandom, wallMs: () => Date.now() });
+    const api = await serveApi(node.control, socketPathOf(options.stateDirectory), log.child("api"), {
+      ...config.api,
+      tokens,
+    });
     try {
       options.onReady(node.control.status());
       const reason = await node.closed;

@@ -5,7 +5,7 @@
 import { Worker } from "node:worker_threads";
 import { WeftError } from "../base/errors.ts";
 import { ByteRing, createRingMemory } from "../base/ring.ts";
-import { decodeEvent, encodeCommand } from "../dataplane/messages-codec.ts";
+import { decodeEvent, encodeCommand, INNER_HEADER, writeInnerHeader } from "../dataplane/messages-codec.ts";
 import type { Command, DataplaneHandle, PeerFigures, PlaneEvent, PlaneOptions } from "../dataplane/messages.ts";
 import { PEER_FIELDS, PeerField, PlaneStats, createStatsMemory } from "../dataplane/stats.ts";
 import { closeEventFd, createEventFd, signalEventFd } from "../sys/eventfd.ts";
@@ -15,6 +15,8 @@ const COMMAND_RING_BYTES = 1 << 20;
 const EVENT_RING_BYTES = 512 << 10;
 const STOP_TIMEOUT_MS = 3_000;
 const EVENTS_PER_TICK = 256;
+/** Datagrams of streams come in bursts: a sleeping worker is woken once for so many. */
+const INNER_PER_SIGNAL = 64;
 
 class Handle implements DataplaneHandle {
   readonly #worker: Worker;
@@ -24,6 +26,10 @@ class Handle implements DataplaneHandle {
   readonly #wakeFd: number;
   readonly #onEvent: (event: PlaneEvent) => void;
   readonly ready: Promise<void>;
+  readonly #innerHeader = new DataView(new ArrayBuffer(INNER_HEADER));
+  readonly #innerHeaderBytes = new Uint8Array(this.#innerHeader.buffer);
+  /** Pushed since the worker was last woken. */
+  #unsignalled = 0;
   #ended = false;
   #refusedCommands = 0;
   #failedEvents = 0;
@@ -86,12 +92,26 @@ class Handle implements DataplaneHandle {
   }
 
   send(command: Command): boolean {
+    if (command.kind === "inner") {
+      writeInnerHeader(command, this.#innerHeader);
+      const taken = this.#commands.pushTwo(this.#innerHeaderBytes, command.payload);
+      if (!taken) this.#refusedCommands++;
+      this.#unsignalled++;
+      if (!taken || this.#unsignalled >= INNER_PER_SIGNAL) this.#signal();
+      else if (this.#unsignalled === 1) queueMicrotask(() => this.#signal());
+      return taken;
+    }
     const record = encodeCommand(command);
     const taken = this.#commands.push(record, 0, record.length);
     record.fill(0);
     if (!taken) this.#refusedCommands++;
-    if (this.#commands.takeParked()) signalEventFd(this.#wakeFd);
+    this.#signal();
     return taken;
+  }
+
+  #signal(): void {
+    this.#unsignalled = 0;
+    if (!this.#ended && this.#commands.takeParked()) signalEventFd(this.#wakeFd);
   }
 
   peerFigures(peer: number): PeerFigures {
@@ -120,6 +140,8 @@ class Handle implements DataplaneHandle {
       droppedRx: at(PeerField.dropsRx),
       spoofed: at(PeerField.spoofed),
       deliveryBps: at(PeerField.rateBps),
+      forwardedBytes: at(PeerField.forwardedBytes),
+      forwardDrops: at(PeerField.forwardDrops),
     };
   }
 

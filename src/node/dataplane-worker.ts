@@ -8,7 +8,13 @@ import type { Random } from "../base/random.ts";
 import { ByteRing } from "../base/ring.ts";
 import { Slab } from "../base/slab.ts";
 import { Engine } from "../dataplane/engine.ts";
-import { decodeCommand, encodeEvent } from "../dataplane/messages-codec.ts";
+import {
+  decodeCommand,
+  encodeEvent,
+  INNER_HEADER,
+  mayHoldKeys,
+  writeInnerHeader,
+} from "../dataplane/messages-codec.ts";
 import type { PlaneEvent, PlaneOptions } from "../dataplane/messages.ts";
 import { QUEUE_MAX_PACKETS } from "../dataplane/queues.ts";
 import { PlaneStats } from "../dataplane/stats.ts";
@@ -36,7 +42,15 @@ function run(setup: WorkerSetup): void {
   const { options } = setup;
   const commands = new ByteRing(setup.commands);
   const events = new ByteRing(setup.events);
+  const innerHeader = new DataView(new ArrayBuffer(INNER_HEADER));
+  const innerHeaderBytes = new Uint8Array(innerHeader.buffer);
   const emit = (event: PlaneEvent): boolean => {
+    if (event.kind === "inner") {
+      writeInnerHeader(event, innerHeader);
+      const isTaken = events.pushTwo(innerHeaderBytes, event.payload);
+      events.wake();
+      return isTaken;
+    }
     const record = encodeEvent(event);
     const taken = events.push(record, 0, record.length);
     events.wake();
@@ -87,7 +101,7 @@ function run(setup: WorkerSetup): void {
           if (record === undefined) return undefined;
           const command = decodeCommand(record);
           // keys travel through the ring: nothing of them stays behind in this copy
-          record.fill(0);
+          if (mayHoldKeys(record)) record.fill(0);
           return command;
         },
         park: () => {

@@ -1,7 +1,7 @@
 /**
- * Closing sessions that nobody uses: after 180 s without user data a session with a member that is no neighbour is given up, by agreement, so that neither side
- * goes on sealing under keys that the other has thrown away. The one that would close it asks (`idle`); the other agrees and closes, or keeps
- * silent because the session is of use to it. The next packet opens a new one. Source: docs/protocol.md, "Neighbours".
+ * Closing sessions that nobody uses: after 180 s without user data and without bytes of streams a session with a member that is no neighbour is given up, by
+ * agreement, so that neither side goes on sealing under keys that the other has thrown away. The one that would close it asks (`idle`); the other
+ * agrees and closes, or keeps silent because the session is of use to it. The next packet opens a new one. Source: docs/protocol.md, "Neighbours".
  */
 import type { Now } from "../base/clock.ts";
 import type { PeerFigures } from "../dataplane/messages.ts";

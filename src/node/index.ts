@@ -47,6 +47,8 @@ import { decodeHostSettings, encodeHostSettings, HOST_SETTINGS_KEY } from "./hos
 import type { HostSettings } from "./host-settings.ts";
 import { InterfaceConfigurator, interfaceMtu, overlayMtu } from "./interface.ts";
 import { Journal } from "./journal.ts";
+import { Messaging, type MessagingDeps } from "./messaging/messaging.ts";
+import type { MessagingPart, PartContext } from "./messaging/part.ts";
 import type { PeerRecord } from "./peer-table.ts";
 import { systemRandom } from "./random.ts";
 import { slotsFor } from "./members.ts";
@@ -102,6 +104,7 @@ export interface CreateNodeOptions {
     readonly startDataplane?: StartDataplane;
     readonly clock?: Clock;
     readonly commitDelayMs?: number;
+    readonly messagingParts?: (context: PartContext) => readonly MessagingPart[];
   };
 }
 
@@ -157,6 +160,7 @@ class NodeProcess implements WeftNode {
   #changes: SystemChanges | undefined;
   #routing: HostRouting | undefined;
   #discovery: Discovery | undefined;
+  #messaging: Messaging | undefined;
   #ready = { tunName: "", port4: 0, port6: 0, offloads: 0 };
   #settings: PlaneSettings | undefined;
   #endpoints: readonly Uint8Array[] = [];
@@ -286,7 +290,13 @@ class NodeProcess implements WeftNode {
       {
         pathChanged: (peer) => this.#pathChanged(peer),
         endpointsDirty: () => this.#refreshLater(ENDPOINT_SETTLE_MS),
-        membersChanged: () => this.#routing?.changed(),
+        membersChanged: () => {
+          this.#routing?.changed();
+          this.#messaging?.membersChanged();
+        },
+        sessionChanged: (peer, isUp) =>
+          isUp ? this.#messaging?.peerUp(peer.nodeId) : this.#messaging?.peerDown(peer.nodeId),
+        memberGone: (nodeId) => this.#messaging?.memberGone(nodeId),
         observed: (to, mapped) => this.#discovery?.observe(to, mapped),
         removed: (reason, by) =>
           this.#end(
@@ -341,7 +351,7 @@ class NodeProcess implements WeftNode {
     await this.#configureInterface();
     await this.#startRouting(identity.nodeId, hostSettings);
     this.#loopDelay.enable();
-    this.#control = new RuntimeControl({
+    const control = new RuntimeControl({
       runtime,
       storage: this.#storage,
       clock: this.#clock,
@@ -350,6 +360,7 @@ class NodeProcess implements WeftNode {
       plane: this.#ready,
       routing: this.#routing,
       discovery: this.#discovery,
+      messaging: () => this.#messaging,
       bootId,
       startedAtMs: now.nowMs,
       endpoints: () => [
@@ -359,6 +370,8 @@ class NodeProcess implements WeftNode {
       stop: () => this.#end(undefined),
       leave: () => this.#leave(),
     });
+    this.#control = control;
+    await this.#startMessaging(identity, control);
   }
 
   get streams(): NodeStreams {
@@ -385,6 +398,7 @@ class NodeProcess implements WeftNode {
     this.#interface?.close();
     await this.#discovery?.close();
     await this.#routing?.stop().catch((error: Error) => this.#log.error(`not undone: ${error.message}`));
+    await this.#messaging?.close();
     await this.#runtime?.close();
     if (this.#control !== undefined) await new Promise((resolve) => setTimeout(resolve, GOODBYE_MS));
     await this.#plane?.stop();
@@ -433,6 +447,50 @@ class NodeProcess implements WeftNode {
     await configurator.start();
     this.#interface = configurator;
     for (const peer of this.#runtime?.peers.all() ?? []) this.#pathChanged(peer);
+  }
+
+  /** A node whose messages cannot start still carries packets; its health says so. */
+  async #startMessaging(identity: Identity, control: RuntimeControl): Promise<void> {
+    const [runtime, config, directory] = [this.#runtime, this.#config, this.#directory];
+    if (runtime === undefined || directory === undefined || config?.messaging.enabled !== true) return;
+    const { mesh } = runtime;
+    const recordOf = (nodeId: Uint8Array): PeerRecord | undefined => {
+      const member = mesh.memberById(nodeId);
+      return member === undefined ? undefined : runtime.peers.byKey(member.staticKey);
+    };
+    const deps: MessagingDeps = {
+      identity,
+      random: systemRandom,
+      clock: this.#clock,
+      log: this.#log.child("messages"),
+      config: config.messaging,
+      stateDirectory: directory.path,
+      databaseFile: directory.prepareDatabase("messages.db"),
+      streams: runtime.streams,
+      networkId: () => mesh.networkId,
+      members: () => mesh.members(),
+      find: (nodeId) => mesh.memberById(nodeId),
+      resolve: (query) => mesh.find(query),
+      rttMs: (nodeId) => {
+        const peer = recordOf(nodeId);
+        const rttMs = peer === undefined ? -1 : (runtime.plane?.peerFigures(peer.slot).rttMs ?? -1);
+        return rttMs < 0 ? undefined : rttMs;
+      },
+      isUp: (nodeId) => {
+        const peer = recordOf(nodeId);
+        return peer?.established === true && !peer.silent && !peer.stopping;
+      },
+      pathOf: (nodeId) => control.pathTo(nodeId),
+    };
+    try {
+      this.#messaging = new Messaging(deps, this.#options.testing?.messagingParts);
+      await this.#messaging.start();
+    } catch (error) {
+      await this.#messaging?.close();
+      this.#messaging = undefined;
+      control.messagingError = error instanceof Error ? error.message : String(error);
+      this.#log.error(`no messages: ${control.messagingError}`);
+    }
   }
 
   #createDiscovery(config: Config, runtime: NodeRuntime, nodeId: Uint8Array): Discovery {

@@ -193,6 +193,20 @@ export function peerSamples(peers: readonly PeerView[]): MetricSample[] {
       labels,
       value: peer.dropped.spoofed,
     });
+    samples.push({
+      name: "weft_peer_forwarded_bytes_total",
+      type: "counter",
+      help: "Bytes of the peer that this node handed on to others.",
+      labels,
+      value: peer.forwarded.bytes,
+    });
+    samples.push({
+      name: "weft_peer_forward_drops_total",
+      type: "counter",
+      help: "Datagrams of the peer for others that were more than its quota, dropped.",
+      labels,
+      value: peer.forwarded.dropped,
+    });
   }
   return samples;
 }

@@ -32,10 +32,14 @@ export class PeerRecord {
   /** The plane sent for a while and heard nothing since. */
   silent = false;
   stopping = false;
+  /** It runs anew, and no session with this run of it is up yet. */
+  restarted = false;
   lastError: string | undefined;
   /** Active path as the plane last said; endpoint is 18 bytes. */
   endpoint: Uint8Array | undefined;
   pathMtuBytes = 0;
+  /** Of datagrams of streams, both ways: use of the session that the plane does not count as user data. */
+  streamBytes = 0;
   /** The underlay address at which the peer sees this node, 18 bytes. */
   seesUsAt: Uint8Array | undefined;
 

@@ -18,7 +18,7 @@ import type { Logger } from "../base/log.ts";
 import type { Random } from "../base/random.ts";
 import type { Identity } from "../crypto/identity.ts";
 import { shortNodeId } from "../crypto/node-id.ts";
-import type { DataplaneHandle, PlaneEvent, PlanePath, RouteEntry } from "../dataplane/messages.ts";
+import type { DataplaneHandle, PeerFigures, PlaneEvent, PlanePath, RouteEntry } from "../dataplane/messages.ts";
 import type { MeshNode } from "../mesh/mesh-node.ts";
 import { Mapping } from "../mesh/punch/messages.ts";
 import type { PunchReport } from "../mesh/punch/puncher.ts";
@@ -87,6 +87,10 @@ export interface RuntimeEvents {
   endpointsDirty(): void;
   /** Members, their approved routes or what they offer changed. */
   membersChanged?(): void;
+  /** A session with a member came up, or has ended. */
+  sessionChanged?(peer: PeerRecord, isUp: boolean): void;
+  /** It is no member any more. */
+  memberGone?(nodeId: Uint8Array): void;
   /** A member at `to` (18 bytes) sees this node as `mapped`. */
   observed?(to: Uint8Array, mapped: Uint8Array): void;
   /** This node is no member any more. */
@@ -156,7 +160,7 @@ export class NodeRuntime {
         random: deps.random,
         peers: () => this.peers,
         send: (command) => this.#link?.send(command),
-        figures: (slot) => this.#plane?.peerFigures(slot),
+        figures: (slot) => this.#usage(slot),
         candidatesChanged: (now, peer) => {
           this.#members.pushCandidates(peer, now.wallMs);
           if (!peer.established) this.#sessions?.hurry(now, peer.slot);
@@ -226,7 +230,7 @@ export class NodeRuntime {
     });
     this.#idle = new IdleSessions({
       peers: () => this.peers.all(),
-      figures: (slot) => this.#plane?.peerFigures(slot),
+      figures: (slot) => this.#usage(slot),
       isKept: (peer) => mesh.isNeighbour(peer.nodeId) || this.#ways.isHop(peer.nodeId),
       tell: (peer, message) => mesh.tell(peer.nodeId, message),
       disconnect: (now, peer) => {
@@ -240,8 +244,13 @@ export class NodeRuntime {
       peers: () => this.peers,
       random: deps.random,
       send: (command) => this.#link?.send(command),
-      figures: (slot) => this.#plane?.peerFigures(slot),
+      figures: (slot) => this.#usage(slot),
       mapping: () => this.natMapping,
+      paths: (slot) => this.#pathQueries.start(slot),
+      tell: (nodeId, message) => {
+        mesh.tell(nodeId, message);
+        this.#pump(clock.now());
+      },
     });
   }
 
@@ -561,6 +570,15 @@ export class NodeRuntime {
     }
   }
 
+  /** Figures in which the bytes of streams count as use of the session, as user data does. */
+  #usage(slot: number): PeerFigures | undefined {
+    const figures = this.#plane?.peerFigures(slot);
+    const streamBytes = this.peers.bySlot(slot)?.streamBytes ?? 0;
+    return figures === undefined || streamBytes === 0
+      ? figures
+      : { ...figures, rxBytes: figures.rxBytes + streamBytes };
+  }
+
   /** The peer that holds the slot, unless the epoch is one of a former holder. */
   #holder(slot: number, epochId: number): PeerRecord | undefined {
     const peer = this.peers.bySlot(slot);
@@ -647,15 +665,19 @@ export class NodeRuntime {
         peer.stopping = false;
         peer.established = true;
         this.#ways.changed(now, peer);
+        // what streams have sent to a peer that had restarted went under keys that it does not have
+        if (peer.restarted && !isNews) this.#streamsUp(peer);
+        peer.restarted = false;
         if (!isNews) return;
         const keys = output.hybrid ? "hybrid post-quantum" : "classic";
         log.info(`session with ${this.#members.nameOf(peer)} is up (${keys} keys)`);
         this.mesh.peerUp(now, peer.staticKey);
-        this.#streams.peerUp(peer);
+        this.#streamsUp(peer);
         return;
       }
       case "restarted":
         log.info(`${this.#members.nameOf(peer)} has restarted`);
+        peer.restarted = true;
         this.#streams.peerRestarted(peer);
         return;
       case "failed":
@@ -667,6 +689,11 @@ export class NodeRuntime {
         log.warn(`no session with ${this.#members.nameOf(peer)}: ${output.reason}; traffic for it tries again`);
         this.#checkDown(now, peer);
     }
+  }
+
+  #streamsUp(peer: PeerRecord): void {
+    this.#streams.peerUp(peer);
+    if (peer.member !== undefined) this.#events.sessionChanged?.(peer, true);
   }
 
   #takeMeshOutput(now: Now, output: MeshOutput): void {
@@ -813,8 +840,11 @@ export class NodeRuntime {
 
   #syncMembers(now: Now): void {
     const admitted = this.#members.sync(this.#lastEpochId, now.wallMs);
-    // a joiner's path was there before anybody knew whose it is
-    for (const peer of admitted) if (peer.endpoint !== undefined) this.#pathChanged(now, peer);
+    // a joiner's path was there before anybody knew whose it is, and so was its session
+    for (const peer of admitted) {
+      if (peer.endpoint !== undefined) this.#pathChanged(now, peer);
+      if (peer.established) this.#events.sessionChanged?.(peer, true);
+    }
     // and what it said about this node before, while this node joined, counts from now on
     for (const peer of this.peers.all()) {
       if (peer.member === undefined || peer.seesUsAt === undefined || this.#observed.has(peer.slot)) continue;
@@ -849,6 +879,9 @@ export class NodeRuntime {
     this.#ways.removed(now, peer);
     this.#channels.noteRemoved(peer);
     if (peer.established) this.mesh.peerDown(now, peer.staticKey);
+    if (peer.member !== undefined && this.mesh.memberById(peer.nodeId) === undefined)
+      this.#events.memberGone?.(peer.nodeId);
+    else if (peer.member !== undefined && peer.established) this.#events.sessionChanged?.(peer, false);
     this.#events.pathChanged(peer);
   }
 
@@ -869,6 +902,7 @@ export class NodeRuntime {
     peer.established = false;
     this.#ways.changed(now, peer);
     this.mesh.peerDown(now, peer.staticKey);
+    if (peer.member !== undefined) this.#events.sessionChanged?.(peer, false);
   }
 
   // ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -76,9 +76,9 @@ export class StateDirectory {
     this.#lock = lock;
   }
 
-  /** Path of the database, made empty with mode 0600 when it is missing; SQLite gives its side files the same mode. */
-  prepareDatabase(): string {
-    const file = join(this.path, "weft.db");
+  /** @param name @default "weft.db" @returns path of the database, made empty with mode 0600 when it is missing; SQLite gives its side files the same mode. */
+  prepareDatabase(name: string = "weft.db"): string {
+    const file = join(this.path, name);
     try {
       closeSync(openSync(file, constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW, 0o600));
     } catch (cause) {

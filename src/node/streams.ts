@@ -96,7 +96,9 @@ export class PeerStreams {
 
   /** An inner message of kind 3 from an authenticated peer; anything may be in it. */
   handleInner(peer: PeerRecord, flags: number, aux: number, payload: Uint8Array): void {
-    if (this.#deps.isTrusted(peer)) this.#load()?.handleDatagram(peer.nodeId, flags, aux, payload);
+    if (!this.#deps.isTrusted(peer)) return;
+    peer.streamBytes += payload.length;
+    this.#load()?.handleDatagram(peer.nodeId, flags, aux, payload);
   }
 
   peerUp(peer: PeerRecord): void {
@@ -164,6 +166,7 @@ export class PeerStreams {
     const peer = this.#deps.find(nodeId);
     if (peer === undefined || this.#deps.figures(peer.slot)?.established !== true) return true;
     const { slot } = peer;
+    peer.streamBytes += payload.length;
     return this.#deps.trySend({
       kind: "inner",
       peer: slot,

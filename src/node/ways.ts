@@ -45,7 +45,7 @@ export interface WaysOptions {
   readonly relay?: boolean | undefined;
   /** Names or node ids of members that may use this node as transit; undefined: all. @default undefined */
   readonly transit?: readonly string[] | undefined;
-  /** Bytes per second that one member may send through this node on one way; 0 = no limit. @default 50000000 */
+  /** Bytes per second that one member may send through this node, on all its ways together; 0 = no limit. @default 50000000 */
   readonly forwardBytesPerSecond?: number | undefined;
 }
 
@@ -79,11 +79,9 @@ export class Ways {
     this.#deps = deps;
     const { identity, mesh, random } = deps;
     const networkId = (): Uint8Array => mesh.networkId ?? new Uint8Array(32);
-    const limit = options.forwardBytesPerSecond ?? 50_000_000;
     const routing: RoutingOptions = {
       relay: options.relay ?? false,
-      relayBytesPerSecond: limit,
-      transitBytesPerSecond: limit,
+      forwardBytesPerSecond: options.forwardBytesPerSecond ?? 50_000_000,
     };
     this.#routing = new Routing(
       {

@@ -28,8 +28,18 @@ import {
 
 const DELAYED_RETRY_MS = 2;
 const ROUNDS_PER_TURN = 4;
+/** A turn that has taken so long gives way to whoever else waits in this thread. */
+const TURN_MS = 2;
 /** Bytes that a fresh stream gets at once of a class's room, so that streams of a class take turns. */
 const TURN_BYTES = 65_536;
+/**
+ * While OpenSSL has no answer it waits a second before it sends again, whatever the path; the same datagrams sent once more after
+ * three RTTs do no harm (a packet counts once) and most of the time help.
+ */
+const FIRST_RESEND_MS = 100;
+const RESEND_RTTS = 3;
+const MOST_RESENDS = 4;
+const RESENT_DATAGRAMS = 8;
 /** Datagrams without an answer before silence counts. */
 const SILENT_DATAGRAMS = 4;
 
@@ -124,6 +134,10 @@ export class Connection implements StreamCarrier {
   #unanswered = 0;
   #unansweredSinceMs = 0;
   #idleSinceMs: number;
+  /** The last datagrams of a handshake that is under way, and when they go again. */
+  #flight: Uint8Array[] = [];
+  #resends = 0;
+  #resendAtMs = Infinity;
 
   /** @throws SysError QUIC_FAILED */
   constructor(deps: ConnectionDeps, options: ConnectionOptions) {
@@ -247,6 +261,7 @@ export class Connection implements StreamCarrier {
     if (this.isEnded || this.#isTurning) return;
     this.#isTurning = true;
     let again = false;
+    const endMs = this.#deps.nowMs() + TURN_MS;
     try {
       for (let round = 0; round < ROUNDS_PER_TURN && !this.isEnded; round++) {
         this.#isTurnPlanned = false;
@@ -263,7 +278,7 @@ export class Connection implements StreamCarrier {
         // a pair that was full may have kept OpenSSL from making more
         const wasFull = this.#transmit() * QUIC_DATAGRAM_BYTES > this.#options.datagramBufferBytes / 2;
         again = moved > 0 || this.#isTurnPlanned || (wasFull && this.#held === undefined);
-        if (!again) break;
+        if (!again || this.#deps.nowMs() >= endMs) break;
       }
     } finally {
       this.#isTurning = false;
@@ -297,10 +312,13 @@ export class Connection implements StreamCarrier {
         return false;
       }
       this.isEstablished = true;
+      this.#flight = [];
+      this.#resendAtMs = Infinity;
       this.#deps.counters.connectionsEstablished++;
       this.#deps.onEstablished();
       return !this.isEnded;
     }
+    if (this.#deps.nowMs() >= this.#resendAtMs) this.#resend();
     if (this.#deps.nowMs() - this.#startedMs < this.#options.handshakeTimeoutMs) return true;
     this.#deps.counters.connectionsFailed++;
     this.end("CONNECTION_CLOSED", "the handshake was not answered");
@@ -385,6 +403,7 @@ export class Connection implements StreamCarrier {
   }
 
   #writeByClass(): number {
+    const nowMs = this.#deps.nowMs();
     let moved = 0;
     let isPressed = false;
     for (let streamClass = 0; streamClass < STREAM_CLASSES; streamClass++) {
@@ -392,10 +411,10 @@ export class Connection implements StreamCarrier {
       for (const stream of this.#streams) if (stream.streamClass === streamClass && stream.hasWrites) turn.push(stream);
       this.#askForCredit(streamClass);
       for (const stream of turn) {
-        const room = Math.min(TURN_BYTES, this.#budget.room(stream.streamClass, isPressed));
+        const room = Math.min(TURN_BYTES, this.#budget.room(nowMs, stream.streamClass, isPressed));
         const bytes = stream.pumpWrite(room);
         if (bytes > 0) {
-          this.#budget.noteWritten(stream.streamClass, bytes);
+          this.#budget.noteWritten(nowMs, stream.streamClass, bytes);
           stream.inFlightBytes += bytes;
           this.#deps.counters.bytesOut += bytes;
           moved += bytes;
@@ -490,7 +509,22 @@ export class Connection implements StreamCarrier {
       this.#unanswered++;
       this.#deps.counters.datagramsOut++;
       sent++;
+      if (this.isEstablished || this.isEnded) continue;
+      this.#flight.push(datagram);
+      if (this.#flight.length > RESENT_DATAGRAMS) this.#flight.shift();
+      if (this.#resends < MOST_RESENDS) this.#resendAtMs = this.#deps.nowMs() + this.#resendAfterMs();
     }
+  }
+
+  #resendAfterMs(): number {
+    return Math.max(FIRST_RESEND_MS, RESEND_RTTS * this.#deps.rttMs()) * 2 ** this.#resends;
+  }
+
+  /** Those that the plane has no room for are lost. */
+  #resend(): void {
+    this.#resends++;
+    this.#resendAtMs = this.#resends < MOST_RESENDS ? this.#deps.nowMs() + this.#resendAfterMs() : Infinity;
+    for (const datagram of this.#flight) if (this.#deps.send(datagram)) this.#deps.counters.datagramsOut++;
   }
 
   #arm(): void {
@@ -500,7 +534,8 @@ export class Connection implements StreamCarrier {
     if (this.isEstablished && this.streamCount === 0 && this.role === "client")
       dueMs = Math.min(dueMs, this.#idleSinceMs + this.#options.idleMs + 1);
     for (const stream of this.#streams) dueMs = Math.min(dueMs, stream.askAtMs);
-    if (!this.isEstablished) dueMs = Math.min(dueMs, this.#startedMs + this.#options.handshakeTimeoutMs + 1);
+    if (!this.isEstablished)
+      dueMs = Math.min(dueMs, this.#resendAtMs, this.#startedMs + this.#options.handshakeTimeoutMs + 1);
     if (Math.abs(dueMs - this.#timerAtMs) < 0.5) return;
     this.#cancelTimer?.();
     this.#timerAtMs = dueMs;

@@ -394,6 +394,23 @@ test("a connection that is never answered is given up, and the next one works", 
   assert.equal((await echo(again, Buffer.from("here"))).toString(), "here");
 });
 
+test("datagrams of a handshake that are lost go again long before a second has passed", async (t) => {
+  for (const lostFrom of ["client", "server"] as const) {
+    const pair = pairFor(t);
+    let lost = 0;
+    pair.filter = ({ fromClient, payload }) =>
+      payload.length === 0 || fromClient !== (lostFrom === "client") || lost++ >= 3;
+    const startMs = performance.now();
+    const stream = await pair.client.open(pair.serverId, { kind: "echo" });
+    assert.equal((await echo(stream, Buffer.from("x"))).toString(), "x");
+    const tookMs = performance.now() - startMs;
+    t.diagnostic(`three lost from the ${lostFrom}: ${tookMs.toFixed(0)} ms`);
+    assert.ok(tookMs < 900, `${tookMs} ms`);
+    assert.ok(lost >= 3, "control: something was lost");
+    assert.equal(pair.client.counters.connectionsEstablished, 1);
+  }
+});
+
 test("a connection without streams is closed, and the next stream makes a new one", async (t) => {
   const pair = pairFor(t, {}, { idleMs: 50 });
   const open = (): Promise<MeshStream> => pair.server.open(pair.clientId, { kind: "echo" });

@@ -10,6 +10,7 @@
  * Datagrams are at most QUIC_DATAGRAM_BYTES. The clock is OpenSSL's own. The idle time-out is 30 s with pings every 15 s: a server of
  * OpenSSL 3.5 cannot be told otherwise before it has offered it. Callbacks must not call into OpenSSL: its locks are held.
  */
+import { CopyPool } from "../base/copy-pool.ts";
 import type { SysError } from "./errno.ts";
 import { libc } from "./libc.ts";
 import { MESSAGE_BYTES, quicCallbacks, type QuicCalls, readPointer, writeMessage, writePointer } from "./quic-calls.ts";
@@ -60,6 +61,8 @@ const BIO_CTRL_DGRAM_SET_NO_TRUNC = 89;
 const DGRAM_CAP_ALL_ADDRESSES = 0xf;
 const AF_INET = 2;
 
+/** Datagrams on their way out are handed on at once. */
+const copies = new CopyPool();
 let addresses: { readonly client: number; readonly server: number } | undefined;
 
 /** Invented socket addresses of the two ends; a connection's packets are told apart by the pair they travel through. */
@@ -211,7 +214,7 @@ export class QuicConnection {
       this.#quic.ERR_clear_error();
       return undefined;
     }
-    const datagram = u8.slice(CHUNK, CHUNK + readPointer(view, MESSAGE + 8));
+    const datagram = copies.copy(u8, CHUNK, CHUNK + readPointer(view, MESSAGE + 8));
     if (this.role === "server") this.#ownId ??= longHeaderIds(datagram)?.source;
     return datagram;
   }

@@ -27,7 +27,7 @@ test("every command has help with an example, and help loads nothing heavy", asy
   const names = [...help.stdout.matchAll(/^ {2}([a-z]+) \[options\]/gm)].map((match) => match[1]);
   assert.deepEqual(
     names.toSorted(),
-    "approve bench demo deny dns doctor down exit explain init invite ip leave members netcheck peers ping repair requests revoke roster routes status up version whois".split(
+    "agents approve bench demo deny dns doctor down exec exit explain files forward groups history inbox init invite ip kv leave mcp members netcheck peers ping presence pub repair request requests revoke roster routes send socks status sub tasks token trust up version whois".split(
       " ",
     ),
   );

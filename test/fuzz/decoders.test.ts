@@ -24,6 +24,21 @@ import { decodeToken, encodeToken } from "../../src/mesh/invite.ts";
 import { NeighbourDigest } from "../../src/mesh/routing/digest.ts";
 import { nearPayload, readNearPayload } from "../../src/mesh/routing/messages.ts";
 import { systemKeys } from "../../src/mesh/keys.ts";
+import { decodeDirectory, DirectoryType, encodeDirectory } from "../../src/messaging/directory/frames.ts";
+import {
+  decodeAck,
+  decodeBody,
+  decodeDirect,
+  DirectType,
+  encodeAck,
+  encodeBody,
+  encodeData,
+  encodeMarks,
+} from "../../src/messaging/direct/codec.ts";
+import { decodeMailbox, encodeMailbox, MailboxType } from "../../src/messaging/direct/mailbox-codec.ts";
+import { MessageKind } from "../../src/messaging/direct/types.ts";
+import { decodeOverlay, encodeOverlay, OverlayType } from "../../src/messaging/membership/frames.ts";
+import { decodePresence, encodePresence, PresenceType } from "../../src/messaging/presence/frames.ts";
 import { admitBody, genesisBody, openStatement, signStatement, statementHash } from "../../src/mesh/statement.ts";
 import { parseConfig } from "../../src/node/config.ts";
 import { decodePayload, encodeInit, encodePayload, encodeTimestamp } from "../../src/session/handshake.ts";
@@ -153,6 +168,19 @@ const noiseInit = new NoiseInitiator(prologue, initiatorKeys, responderKeys.publ
 const init = encodeInit(5, noiseInit);
 const psk = new Uint8Array(32);
 
+const directHeader = { boot: 7, incarnation: 9_000, oldest: 8_000, floor: 40 };
+const directBody = encodeBody({
+  kind: MessageKind.RESPONSE,
+  durable: false,
+  failed: true,
+  sentWallMs: 1_800_000_000_000,
+  reference: { incarnation: 5, number: 6 },
+  fromAgent: identity.nodeId,
+  toAgent: identity.nodeId,
+  name: "näme",
+  payload: utf8("payload"),
+})!;
+
 const packet = new IpPacket();
 const targets: readonly Target[] = [
   {
@@ -185,6 +213,26 @@ const targets: readonly Target[] = [
         clampMss(view, packet.transportOffset, tcp.headerBytes, 1_200, false);
       }
       if (packet.protocol === 17) decodeUdp(view, packet.transportOffset, packet.transportBytes, new UdpHeader());
+    },
+  },
+  {
+    name: "direct messages",
+    seeds: [
+      encodeData(directHeader, [
+        { number: 41, leftMs: 1_000, body: directBody },
+        { number: 44, leftMs: 1_000, body: directBody },
+      ]),
+      encodeMarks(DirectType.CLOSE, directHeader, [{ number: 42, boot: 7 }]),
+      encodeAck({ boot: 7, incarnation: 9_000, admitMs: 1, commitMs: 2 }, 40, [{ first: 41, count: 3, verdict: 0 }]),
+      encodeMailbox({ type: MailboxType.DEPOSIT, expiresWallMs: 5, recipient: identity.nodeId, sealed: directBody }),
+      encodeMailbox({ type: MailboxType.KEPT, isKept: true, ticket: new Uint8Array(16) }),
+    ],
+    feed: (input) => {
+      const frame = decodeDirect(input);
+      if (frame?.type === DirectType.DATA) for (const { body } of frame.entries) decodeBody(body);
+      decodeBody(input);
+      decodeAck(input);
+      decodeMailbox(input);
     },
   },
   {
@@ -282,6 +330,47 @@ const targets: readonly Target[] = [
       if (typeof message === "string") assert.ok(Object.values(ControlFault).includes(message));
       // What is taken can be written again: nothing in it is out of bounds.
       else assert.deepEqual(decodeControl(encodeControl(message)), message);
+    },
+  },
+  {
+    name: "membership",
+    seeds: [
+      encodeOverlay({ type: OverlayType.SHUFFLE, origin: networkId, hops: 6, nodes: [networkId, networkId] }),
+      encodeOverlay({
+        type: OverlayType.PING,
+        flags: 1,
+        sequence: 7,
+        incarnation: 9,
+        rumours: [3, 4].map((kind) => ({
+          kind: kind as 3 | 4,
+          node: networkId,
+          incarnation: 9,
+          accuser: networkId,
+          signature: new Uint8Array(64),
+        })),
+      }),
+      encodeDirectory({
+        type: DirectoryType.VISITED,
+        key: networkId,
+        againS: 60,
+        records: [{ node: networkId, version: 9, lifeS: 60, role: 1, signature: new Uint8Array(64) }],
+      }),
+      encodeDirectory({ type: DirectoryType.LOCATED, query: 7, agent: networkId, lease: new Uint8Array(216) }),
+      encodePresence({ type: PresenceType.REDIRECT, subject: networkId, nodes: [networkId] }),
+      encodePresence({
+        type: PresenceType.BEACON,
+        beacon: { node: networkId, version: 9, status: 1, note: new Uint8Array(5), signature: new Uint8Array(64) },
+      }),
+    ],
+    mutations: 10_000,
+    feed: (input) => {
+      // what is taken can be written and read again: nothing in it is out of bounds
+      const overlay = decodeOverlay(input);
+      if (overlay !== undefined) assert.deepEqual(decodeOverlay(encodeOverlay(overlay)), overlay);
+      const directory = decodeDirectory(input);
+      if (directory !== undefined) assert.deepEqual(decodeDirectory(encodeDirectory(directory)), directory);
+      const presence = decodePresence(input);
+      if (presence !== undefined) assert.deepEqual(decodePresence(encodePresence(presence)), presence);
     },
   },
   {

@@ -108,6 +108,8 @@ export class FakePlane implements DataplaneHandle {
       droppedRx: 0,
       spoofed: 0,
       deliveryBps: 0,
+      forwardedBytes: 0,
+      forwardDrops: 0,
     };
   }
 
