@@ -27,7 +27,7 @@ const START_MS = 30_000;
 const PAUSE_MS = 500;
 const FLOOD_TOPIC = "flood";
 const FLOOD_PER_SECOND = 1_000;
-const FLOOD_BYTES = 16_384;
+const FLOOD_BYTES = 1_024;
 const FOLLOW_MS = 10_000;
 
 interface Latency {

@@ -30,6 +30,7 @@ const CONTROL_MOST = 0.25;
 const P99_MOST_RATIO = 1.2;
 const P99_MOST_MS = 10;
 const WARM_SECONDS = 15;
+const NOTICE_SECONDS = 10;
 const DRAIN_MS = 5000;
 const CATCH_UP_MS = 90_000;
 
@@ -51,6 +52,8 @@ interface Phase {
 
 interface Round {
   readonly calm: Phase;
+  /** The first seconds after it was stopped: the tree goes around it. */
+  readonly noticing: Phase;
   readonly stopped: Phase;
   /** Of what was published while it was stopped, in the process that was. */
   readonly caughtUp: number;
@@ -179,7 +182,11 @@ export async function runPubSub(options: PubSubBenchOptions): Promise<void> {
               rounds.map(({ calm }) => calm),
             ),
             row(
-              "one process stopped: the others",
+              `one process stopped: the others, first ${NOTICE_SECONDS} s`,
+              rounds.map(({ noticing }) => noticing),
+            ),
+            row(
+              "one process stopped: the others, after that",
               rounds.map(({ stopped }) => stopped),
             ),
           ],
@@ -233,14 +240,16 @@ async function measure(options: PubSubBenchOptions): Promise<Round[]> {
       // never the first: it has the founder
       const victim = 1 + (round % (hosts.length - 1));
       process.kill(hosts[victim].pid, "SIGSTOP");
-      const { phase: stopped, ids } = await field.run(options, options.seconds, victim);
+      const first = await field.run(options, NOTICE_SECONDS, victim);
+      const { phase: stopped, ids: later } = await field.run(options, options.seconds, victim);
+      const ids = new Map([...first.ids, ...later]);
       process.kill(hosts[victim].pid, "SIGCONT");
       await sleep(CATCH_UP_MS);
       const late = (await field.collect())[victim];
       let expected = 0;
       for (const topic of ids.values()) expected += field.subscribers.get(topic)?.[victim] ?? 0;
       const got = (late?.received ?? []).reduce((sum, [id, count]) => sum + (ids.has(id) ? count : 0), 0);
-      rounds.push({ calm, stopped, caughtUp: expected === 0 ? 1 : got / expected });
+      rounds.push({ calm, noticing: first.phase, stopped, caughtUp: expected === 0 ? 1 : got / expected });
       process.stderr.write(`round ${round + 1}: ${JSON.stringify(rounds.at(-1))}\n`);
     }
     return rounds;

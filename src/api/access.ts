@@ -8,6 +8,7 @@
  * Source: docs/guide.md, "The local API"; RFC 6750; RFC 6454.
  */
 import { WeftError } from "../base/errors.ts";
+import type { EventCursor } from "./event-hub.ts";
 import { SCOPES } from "./messaging/route.ts";
 import type { Caller, Scope } from "./messaging/route.ts";
 import type { TokenControl } from "./token-control.ts";
@@ -95,6 +96,44 @@ export function checkAccess(door: Door, header: Headers): Access {
     );
   }
   return { caller, origin };
+}
+
+function isLive(door: Door, caller: Caller): boolean {
+  return caller.via === "socket" || door.tokens?.isLive(caller.id) === true;
+}
+
+/** Of a caller whose access was checked before: the token may have ended since. @throws WeftError UNAUTHORIZED */
+export function checkLive(door: Door, caller: Caller): void {
+  if (isLive(door, caller)) return;
+  throw new WeftError(
+    "UNAUTHORIZED",
+    "the bearer token is not valid any more",
+    "make another one with `weft token create NAME`",
+  );
+}
+
+/** @param ended called once, at once if the token has ended already @returns forgets it */
+export function onAccessEnd(door: Door, caller: Caller, ended: () => void): () => void {
+  if (caller.via === "token" && door.tokens !== undefined) return door.tokens.onEnd(caller.id, ended);
+  return () => undefined;
+}
+
+/** The same events, as long as the caller's token is valid; then it throws UNAUTHORIZED. */
+export function guardCursor(door: Door, caller: Caller, cursor: EventCursor): EventCursor {
+  if (caller.via === "socket") return cursor;
+  // what waits in next() is woken by it
+  const forget = onAccessEnd(door, caller, () => cursor.close());
+  return {
+    async next(waitMs) {
+      const events = await cursor.next(waitMs);
+      checkLive(door, caller);
+      return events;
+    },
+    close() {
+      forget();
+      cursor.close();
+    },
+  };
 }
 
 /** @throws WeftError FORBIDDEN */

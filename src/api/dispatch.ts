@@ -9,7 +9,7 @@ import { Hono } from "hono";
 import type { Context } from "hono";
 import { WeftError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
-import { checkAccess, checkOrigin, checkScope, SOCKET_DOOR } from "./access.ts";
+import { checkAccess, checkLive, checkOrigin, checkScope, guardCursor, SOCKET_DOOR } from "./access.ts";
 import type { Door } from "./access.ts";
 import type { NodeControl } from "./control.ts";
 import { errorBody, errorResponse } from "./errors.ts";
@@ -36,7 +36,7 @@ const MAX_EVENT_ID_CHARACTERS = 128;
 /** What a listener, or a WebSocket, hands to the application beside the request. */
 export interface Bindings {
   readonly door?: Door | undefined;
-  /** Set for calls of a WebSocket, whose access was checked when it was opened. */
+  /** Set for calls of a WebSocket, whose access was checked when it was opened; its token may have ended since. */
   readonly caller?: Caller | undefined;
   /** Takes the events of a stream instead of an answer with them. */
   readonly takeCursor?: ((cursor: EventCursor) => void) | undefined;
@@ -82,6 +82,12 @@ export function createApp(deps: DispatchDeps, routes: readonly AnyRoute[]): Hono
   app.use(async (context, next) => {
     const { door = SOCKET_DOOR, caller } = context.env ?? {};
     if (caller !== undefined) {
+      try {
+        checkLive(door, caller);
+      } catch (error) {
+        deps.counters.refused++;
+        return fail(error, context);
+      }
       context.set("caller", caller);
       return next();
     }
@@ -210,7 +216,8 @@ async function stream(deps: DispatchDeps, route: Stream, context: ApiContext): P
           start: (emit: (event: StreamEvent) => void) => source.start((event) => emit(checkEvent(route, event))),
         }
       : source;
-  const cursor = await deps.hub.open(checked, after === "" ? undefined : after);
+  const opened = await deps.hub.open(checked, after === "" ? undefined : after);
+  const cursor = guardCursor(context.env?.door ?? SOCKET_DOOR, given.caller, opened);
   const take = context.env?.takeCursor;
   if (take !== undefined) {
     take(cursor);
@@ -264,8 +271,10 @@ function sseBody(cursor: EventCursor, log: Logger): ReadableStream<Uint8Array> {
           const events = await cursor.next(HEARTBEAT_MS);
           const head = isFirst ? `retry: ${RETRY_MS}\n` : "";
           isFirst = false;
-          if (events === undefined) controller.close();
-          else
+          if (events === undefined) {
+            cursor.close();
+            controller.close();
+          } else
             controller.enqueue(encoder.encode(head + (events.length === 0 ? ":\n\n" : events.map(sseText).join(""))));
         } catch (error) {
           cursor.close();

@@ -3,6 +3,8 @@ import assert from "node:assert/strict";
 import { once } from "node:events";
 import { mkdtempSync, rmSync } from "node:fs";
 import { request } from "node:http";
+import { connect } from "node:net";
+import type { Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
@@ -28,12 +30,44 @@ const CALLERS: Readonly<Record<string, Caller>> = {
   reader: { via: "token", id: "reader", scopes: new Set(["read"]), agent: undefined },
   chief: { via: "token", id: "chief", scopes: new Set(["admin"]), agent: undefined },
 };
-const tokens: TokenControl = {
-  list: () => [],
-  create: () => Promise.reject(new Error("not here")),
-  revoke: () => Promise.reject(new Error("not here")),
-  verify: (token) => (Object.hasOwn(CALLERS, token) ? CALLERS[token] : undefined),
-};
+
+/** Token and id are the same; what ends tells those who hold something open, or says nothing, as a clock that was set. */
+class Tokens implements TokenControl {
+  readonly ended = new Set<string>();
+  readonly waiting = new Set<{ readonly id: string; readonly ended: () => void }>();
+
+  list(): readonly [] {
+    return [];
+  }
+
+  create(): Promise<never> {
+    return Promise.reject(new Error("not here"));
+  }
+
+  revoke(): Promise<never> {
+    return Promise.reject(new Error("not here"));
+  }
+
+  verify(token: string): Caller | undefined {
+    return Object.hasOwn(CALLERS, token) && this.isLive(token) ? CALLERS[token] : undefined;
+  }
+
+  isLive(id: string): boolean {
+    return !this.ended.has(id);
+  }
+
+  onEnd(id: string, ended: () => void): () => void {
+    const one = { id, ended };
+    this.waiting.add(one);
+    return () => this.waiting.delete(one);
+  }
+
+  end(id: string): void {
+    this.ended.add(id);
+    for (const one of this.waiting) if (one.id === id) one.ended();
+  }
+}
+const tokens = new Tokens();
 
 /** Topics that the test speaks on, and calls that never end by themselves. */
 class World {
@@ -429,6 +463,97 @@ test("a WebSocket of a foreign page, without a token, or elsewhere is refused; n
   } finally {
     await api.close();
   }
+});
+
+test("when a token ends, its WebSocket and its streams end with it, and those of others go on", { timeout: 30_000 }, async () => {
+  const world = new World();
+  const own = new Tokens();
+  const { api, url } = await serve(world, { tokens: own });
+  const talk = new Talk(url, ["weft.v1", "weft.token.reader"]);
+  const other = new Talk(url, ["weft.v1", "weft.token.chief"]);
+  await Promise.all([once(talk.socket, "open"), once(other.socket, "open")]);
+  const sse = new WeftClient({ url, token: "reader" }).events("/v1/test/news/events");
+  try {
+    await sse.next();
+    for (const one of [talk, other]) {
+      one.say({ id: 1, subscribe: "/v1/test/news/events" });
+      await one.hear(2);
+    }
+    talk.say({ id: 2, method: "POST", path: "/v1/test/wait" });
+    talk.say({ id: 3, path: "/v1/openapi.json" });
+    await talk.hear(3);
+    const closed = once(talk.socket, "close");
+    own.end("reader");
+    world.say("news", 1);
+    await assert.rejects(sse.next(), { code: "UNAUTHORIZED" });
+    assert.equal((await closed)[0], 1008);
+    assert.equal(talk.heard.filter(({ event }) => event === "message").length, 0);
+    await until(() => world.aborted === 1);
+    assert.deepEqual((await other.hear(3))[2]["data"], { n: 1 });
+    assert.deepEqual(
+      [...own.waiting].map(({ id }) => id).filter((id) => id === "reader"),
+      [],
+    );
+  } finally {
+    talk.socket.terminate();
+    other.socket.terminate();
+    await api.close();
+  }
+});
+
+test("a token that has ended without a word makes no call and reads no event on a connection that is open", async () => {
+  const world = new World();
+  const own = new Tokens();
+  const { api, url } = await serve(world, { tokens: own });
+  const talk = new Talk(url, ["weft.v1", "weft.token.reader"]);
+  await once(talk.socket, "open");
+  try {
+    talk.say({ id: 1, subscribe: "/v1/test/news/events" });
+    await talk.hear(2);
+    own.ended.add("reader");
+    talk.say({ id: 2, path: "/v1/openapi.json" });
+    talk.say({ id: 3, subscribe: "/v1/test/news/events" });
+    world.say("news", 1);
+    const answers = (await talk.hear(5)).slice(2);
+    assert.deepEqual(
+      answers.map(({ id, status }) => [id, status]).toSorted(),
+      [
+        [1, 401],
+        [2, 401],
+        [3, 401],
+      ],
+    );
+  } finally {
+    talk.socket.terminate();
+    await api.close();
+  }
+});
+
+test("a refused upgrade whose client keeps its half open is cut, and no connection holds up the end", { timeout: 30_000 }, async () => {
+  const { api, url } = await serve(new World());
+  const { hostname, port } = new URL(url);
+  const half = async (lines: readonly string[]): Promise<Socket> => {
+    const socket = connect({ host: hostname, port: Number(port), allowHalfOpen: true });
+    socket.on("error", () => undefined);
+    socket.write(`GET /v1/ws HTTP/1.1\r\nhost: ${hostname}:${port}\r\nconnection: upgrade\r\nupgrade: websocket\r\n`);
+    socket.write(`${lines.join("\r\n")}\r\n\r\n`);
+    await once(socket, "data");
+    return socket;
+  };
+  const refused = await half(["sec-websocket-version: 13"]);
+  // it never ends its half; only a connection that is gone answers what it writes with a reset
+  const writing = setInterval(() => refused.write("x"), 5);
+  await once(refused, "close");
+  clearInterval(writing);
+  const key = Buffer.alloc(16).toString("base64");
+  const mute = await half([
+    "sec-websocket-version: 13",
+    `sec-websocket-key: ${key}`,
+    "sec-websocket-protocol: weft.v1, weft.token.chief",
+  ]);
+  const silent = await half(["sec-websocket-version: 13"]);
+  await api.close();
+  for (const socket of [refused, mute, silent]) socket.destroy();
 });
 
 test("a call whose client goes away is told to give up", async () => {

@@ -13,6 +13,7 @@ import type { Hono } from "hono";
 import * as z from "zod/mini";
 import { WeftError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
+import { ownListeners } from "../base/own-listeners.ts";
 import { SOCKET_DOOR } from "./access.ts";
 import type { Door } from "./access.ts";
 import type { MetricSample, NodeControl } from "./control.ts";
@@ -251,6 +252,7 @@ async function openDoor(
     });
     listen();
   });
+  ownListeners.claim(server);
   // the port of a TCP door is known only now
   const bound = door();
   const listener = getRequestListener((request) => api.app.fetch(request, { door: bound }), {

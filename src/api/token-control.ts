@@ -37,4 +37,12 @@ export interface TokenControl {
   revoke(id: string): Promise<TokenView>;
   /** In constant time for a given id, known or not. @returns undefined when the token is not valid now */
   verify(token: string): Caller | undefined;
+  /** @param id of a caller that verify() returned @returns false when its token was revoked or has expired since */
+  isLive(id: string): boolean;
+  /**
+   * For whatever outlives the request that the token came with.
+   * @param ended called once, at once when the token is revoked (or is gone already), within a minute when it has expired
+   * @returns forgets it
+   */
+  onEnd(id: string, ended: () => void): () => void;
 }

@@ -8,7 +8,8 @@
  *   → {"id": 2, "cancel": true}  ends a stream, or gives up a call                              ← {"id": 2, "end": true}
  *
  * `id` is any whole number the client chooses, unique among what it has open. A connection has at most 32 calls and 32 streams open; more
- * are answered with BUSY. Events wait in their source until the connection has taken the ones before.
+ * are answered with BUSY. Events wait in their source until the connection has taken the ones before. When the token is revoked or expires,
+ * calls and streams end and the connection is closed with 1008.
  * Source: RFC 6455; docs/guide.md, "The local API".
  */
 import type { IncomingMessage, Server } from "node:http";
@@ -19,7 +20,7 @@ import type { WebSocket } from "ws";
 import * as z from "zod/mini";
 import { WeftError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
-import { checkAccess, WS_PROTOCOL } from "./access.ts";
+import { checkAccess, checkLive, onAccessEnd, WS_PROTOCOL } from "./access.ts";
 import type { Door } from "./access.ts";
 import type { ApiCounters, ApiEnv } from "./dispatch.ts";
 import { errorBody, statusOf } from "./errors.ts";
@@ -34,6 +35,8 @@ const MAX_MESSAGE_BYTES = 2 << 20;
 const MAX_OPEN = 32;
 const MAX_SOCKETS = 64;
 const PING_MS = 30_000;
+/** For a client to answer the end of the connection; then it is cut. */
+const CLOSE_MS = 200;
 /** Answers wait for nothing; a client that asks and never reads is closed here. */
 const MAX_BUFFERED_BYTES = 8 << 20;
 
@@ -62,7 +65,11 @@ export function serveWebSockets(server: Server, door: Door, deps: Deps): () => v
     clientTracking: true,
     handleProtocols: (offered) => (offered.has(WS_PROTOCOL) ? WS_PROTOCOL : false),
   });
+  /** The server forgets a connection that is upgraded, so nobody else would end it. */
+  const upgraded = new Set<Duplex>();
   const upgrade = (request: IncomingMessage, socket: Duplex, head: Buffer): void => {
+    upgraded.add(socket);
+    socket.on("close", () => upgraded.delete(socket));
     socket.on("error", () => socket.destroy());
     try {
       if (request.url !== WS_PATH) {
@@ -75,7 +82,7 @@ export function serveWebSockets(server: Server, door: Door, deps: Deps): () => v
       if (sockets.clients.size >= MAX_SOCKETS) {
         throw new WeftError("STREAMS_FULL", "too many WebSockets are open", "close some of them, then try again");
       }
-      sockets.handleUpgrade(request, socket, head, (client) => new Connection(client, caller, deps).start());
+      sockets.handleUpgrade(request, socket, head, (client) => new Connection(client, door, caller, deps).start());
     } catch (error) {
       deps.counters.refused++;
       refuse(socket, errorBody(error, "a WebSocket upgrade", deps.log));
@@ -86,8 +93,8 @@ export function serveWebSockets(server: Server, door: Door, deps: Deps): () => v
     server.off("upgrade", upgrade);
     for (const client of sockets.clients) client.close(1001, "the daemon is stopping");
     const impatient = setTimeout(() => {
-      for (const client of sockets.clients) client.terminate();
-    }, 200);
+      for (const socket of upgraded) socket.destroy();
+    }, CLOSE_MS);
     impatient.unref();
     sockets.close();
   };
@@ -95,6 +102,8 @@ export function serveWebSockets(server: Server, door: Door, deps: Deps): () => v
 
 function refuse(socket: Duplex, body: ErrorBody): void {
   const text = JSON.stringify(body);
+  // the other side may leave its half open for ever
+  socket.once("finish", () => socket.destroy());
   socket.end(
     `HTTP/1.1 ${statusOf(body.code)} Refused\r\nconnection: close\r\ncontent-type: application/json\r\n` +
       `content-length: ${Buffer.byteLength(text)}\r\n\r\n${text}`,
@@ -103,6 +112,7 @@ function refuse(socket: Duplex, body: ErrorBody): void {
 
 class Connection {
   readonly #socket: WebSocket;
+  readonly #door: Door;
   readonly #caller: Caller;
   readonly #deps: Deps;
   readonly #calls = new Map<number, AbortController>();
@@ -110,8 +120,9 @@ class Connection {
   readonly #streams = new Map<number, EventCursor | undefined>();
   #isAlive = true;
 
-  constructor(socket: WebSocket, caller: Caller, deps: Deps) {
+  constructor(socket: WebSocket, door: Door, caller: Caller, deps: Deps) {
     this.#socket = socket;
+    this.#door = door;
     this.#caller = caller;
     this.#deps = deps;
   }
@@ -126,14 +137,27 @@ class Connection {
     this.#socket.on("pong", () => (this.#isAlive = true));
     this.#socket.on("error", (error) => this.#deps.log.debug(`a WebSocket ended: ${error.message}`));
     this.#socket.on("message", (data, isBinary) => this.#message(isBinary ? "" : (data as Buffer).toString("utf8")));
+    let forget: () => void = () => undefined;
     this.#socket.on("close", () => {
       clearInterval(timer);
-      for (const call of this.#calls.values()) call.abort();
-      for (const cursor of this.#streams.values()) cursor?.close();
+      forget();
+      this.#endAll();
+    });
+    forget = onAccessEnd(this.#door, this.#caller, () => {
+      this.#endAll();
+      this.#socket.close(1008, "the token is not valid any more");
+      setTimeout(() => this.#socket.terminate(), CLOSE_MS).unref();
     });
   }
 
+  #endAll(): void {
+    for (const call of this.#calls.values()) call.abort();
+    for (const cursor of this.#streams.values()) cursor?.close();
+  }
+
   #message(json: string): void {
+    // it may go on talking while it is being closed
+    if (this.#socket.readyState !== this.#socket.OPEN) return;
     this.#isAlive = true;
     let given: unknown;
     try {
@@ -174,6 +198,7 @@ class Connection {
         ...(method === "GET" || body === undefined ? {} : { body: JSON.stringify(body) }),
       });
       const response = await this.#deps.app.fetch(request, {
+        door: this.#door,
         caller: this.#caller,
         takeCursor: (cursor) => cursor.close(),
       });
@@ -199,6 +224,7 @@ class Connection {
         lastEventId === undefined ? {} : { headers: { "last-event-id": lastEventId } },
       );
       const response = await this.#deps.app.fetch(request, {
+        door: this.#door,
         caller: this.#caller,
         takeCursor: (opened) => (taken.cursor = opened),
       });

@@ -9,3 +9,5 @@ await import("./main.ts");
 await import("../node/daemon.ts");
 await import("../node/dataplane-worker.ts");
 await import("../node/storage-worker.ts");
+await import("../node/messaging/store-worker.ts");
+await import("../node/messaging/verify-worker.ts");

@@ -7,7 +7,9 @@ import { bytes, table } from "./format.ts";
 const EXAMPLE = `$ weft forward 8080 nas:80                  # http://127.0.0.1:8080 is port 80 of nas, on its loopback
 $ weft forward 5432 office:db.internal:5432 # a place that office reaches, if it lets this node
 $ weft forward                              # what there is
-$ weft forward --stop 8080`;
+$ weft forward --stop 8080
+
+The other node says who may: weft.toml there, [forward] allow = [{ peers = ["laptop"], targets = ["loopback:80"] }]`;
 
 export function register(program: Command): void {
   add(
@@ -49,5 +51,7 @@ function describe(forwards: readonly ForwardView[]): string {
     bytes(one.bytesUp),
     bytes(one.bytesDown),
   ]);
-  return table(["LISTEN", "TARGET", "STATE", "CONNECTIONS", "FAILED", "UP", "DOWN"], rows, [3, 4, 5, 6]);
+  const refusals = forwards.flatMap(({ listen, refusal }) => (refusal === null ? [] : `${listen}: ${refusal}`));
+  const head = ["LISTEN", "TARGET", "STATE", "CONNECTIONS", "FAILED", "UP", "DOWN"];
+  return [table(head, rows, [3, 4, 5, 6]), ...refusals].join("\n");
 }

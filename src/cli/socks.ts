@@ -49,5 +49,7 @@ function describe(proxies: readonly ProxyView[]): string {
     bytes(one.bytesUp),
     bytes(one.bytesDown),
   ]);
-  return table(["LISTEN", "VIA", "STATE", "CONNECTIONS", "FAILED", "UP", "DOWN"], rows, [3, 4, 5, 6]);
+  const refusals = proxies.flatMap(({ listen, refusal }) => (refusal === null ? [] : `${listen}: ${refusal}`));
+  const head = ["LISTEN", "VIA", "STATE", "CONNECTIONS", "FAILED", "UP", "DOWN"];
+  return [table(head, rows, [3, 4, 5, 6]), ...refusals].join("\n");
 }

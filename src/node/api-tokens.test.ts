@@ -50,6 +50,33 @@ test("any other text, a revoked token and one past its end are nobody", async ()
   await assert.rejects(tokens.revoke("one"), { code: "TOKEN_UNKNOWN" });
 });
 
+test("whoever holds something open is told once when its token ends, and not when another one does", async (t) => {
+  const { tokens, clock } = open();
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  const told: string[] = [];
+  const one = await tokens.create({ name: "one", scopes: ["read"] });
+  const two = await tokens.create({ name: "two", scopes: ["read"], expiresSeconds: 90 });
+  for (const { id, name } of [one, two]) tokens.onEnd(id, () => told.push(name));
+  tokens.onEnd(one.id, () => told.push("forgotten"))();
+  const pass = (ms: number): void => {
+    clock.wallMs += ms;
+    t.mock.timers.tick(ms);
+  };
+  pass(60_000);
+  assert.deepEqual([told, tokens.isLive(one.id), tokens.isLive(two.id)], [[], true, true]);
+  pass(30_000);
+  assert.deepEqual([told, tokens.isLive(one.id), tokens.isLive(two.id)], [["two"], true, false]);
+  await tokens.revoke("one");
+  assert.deepEqual([told, tokens.isLive(one.id)], [["two", "one"], false]);
+  tokens.onEnd(one.id, () => told.push("late"));
+  assert.deepEqual(told, ["two", "one", "late"]);
+});
+
+test("a token that includes everything is not bound to an agent", async () => {
+  const { tokens } = open();
+  await assert.rejects(tokens.create({ name: "x", scopes: ["admin"], agent: "helper" }), { code: "BAD_REQUEST" });
+});
+
 test("a hash of zeros in the file is no way in for unknown ids", () => {
   const { directory } = open();
   const entry = { id: "0a0a0a0a", name: "x", scopes: ["admin"], agent: null, createdAtMs: 0, expiresAtMs: null };

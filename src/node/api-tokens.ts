@@ -5,7 +5,7 @@
  *   weft_IIIIIIII_SSSS…   id of 8 hexadecimal digits, secret of 32 bytes as base64url
  *
  * The id picks the entry, the hash is compared in constant time, and an unknown id is compared with a hash nobody has, so that time
- * says nothing about either.
+ * says nothing about either. Whoever holds something open for a token is told when the token ends.
  */
 import { createHash, timingSafeEqual } from "node:crypto";
 import { lstatSync, readFileSync } from "node:fs";
@@ -20,6 +20,8 @@ import { writeFileDurably } from "./state-dir.ts";
 
 const MAX_TOKENS = 64;
 const MAX_FILE_BYTES = 65_536;
+/** How late an expiry may be noticed by what is open; a timer cannot know of a wall clock that was set. */
+const MAX_WAIT_MS = 60_000;
 const TOKEN_PATTERN = /^weft_([0-9a-f]{8})_([A-Za-z0-9_-]{43})$/;
 
 interface Entry {
@@ -64,6 +66,8 @@ export class ApiTokens implements TokenControl {
   readonly #deps: ApiTokensDeps;
   #entries: Map<string, Entry>;
   readonly #usedAtMs = new Map<string, number>();
+  /** By id; as many as there are open sockets and streams, which are bounded where they are opened. */
+  readonly #waiting = new Map<string, { readonly ended: Set<() => void>; timer: NodeJS.Timeout | undefined }>();
 
   /** @param directory the state directory, locked by the caller @throws WeftError TOKENS_DAMAGED or TOKENS_UNSAFE */
   constructor(directory: string, deps: ApiTokensDeps) {
@@ -77,6 +81,13 @@ export class ApiTokens implements TokenControl {
   }
 
   async create(request: TokenRequest): Promise<NewTokenView> {
+    if (request.agent !== undefined && request.scopes.includes("admin")) {
+      throw new WeftError(
+        "BAD_REQUEST",
+        'the scope "admin" includes every agent, so a token with it cannot be bound to one',
+        "leave out --agent, or name the scopes that it needs",
+      );
+    }
     const nowMs = this.#deps.wallMs();
     const kept = [...this.#entries.values()].filter((entry) => !isOver(entry, nowMs));
     if (kept.some((entry) => entry.name === request.name)) {
@@ -114,6 +125,7 @@ export class ApiTokens implements TokenControl {
     const view = this.#view(entry);
     this.#save([...this.#entries.values()].filter((other) => other !== entry));
     this.#usedAtMs.delete(entry.id);
+    this.#tell(entry.id);
     return view;
   }
 
@@ -127,6 +139,48 @@ export class ApiTokens implements TokenControl {
     if (entry === undefined || !fits || isOver(entry, nowMs)) return undefined;
     this.#usedAtMs.set(id, nowMs);
     return { via: "token", id, scopes: new Set(entry.scopes), agent: entry.agent ?? undefined };
+  }
+
+  isLive(id: string): boolean {
+    const entry = this.#entries.get(id);
+    return entry !== undefined && !isOver(entry, this.#deps.wallMs());
+  }
+
+  onEnd(id: string, ended: () => void): () => void {
+    if (!this.isLive(id)) {
+      ended();
+      return () => undefined;
+    }
+    const waiting = this.#waiting.get(id) ?? { ended: new Set(), timer: undefined };
+    this.#waiting.set(id, waiting);
+    waiting.ended.add(ended);
+    if (waiting.timer === undefined) this.#look(id);
+    return () => {
+      waiting.ended.delete(ended);
+      if (waiting.ended.size > 0 || this.#waiting.get(id) !== waiting) return;
+      clearTimeout(waiting.timer);
+      this.#waiting.delete(id);
+    };
+  }
+
+  /** Again when it may have expired. */
+  #look(id: string): void {
+    const waiting = this.#waiting.get(id);
+    const entry = this.#entries.get(id);
+    const nowMs = this.#deps.wallMs();
+    if (waiting === undefined) return;
+    if (entry === undefined || isOver(entry, nowMs)) return this.#tell(id);
+    if (entry.expiresAtMs === null) return;
+    waiting.timer = setTimeout(() => this.#look(id), Math.min(MAX_WAIT_MS, entry.expiresAtMs - nowMs));
+    waiting.timer.unref();
+  }
+
+  #tell(id: string): void {
+    const waiting = this.#waiting.get(id);
+    if (waiting === undefined) return;
+    clearTimeout(waiting.timer);
+    this.#waiting.delete(id);
+    for (const ended of waiting.ended) ended();
   }
 
   #save(entries: readonly Entry[]): void {

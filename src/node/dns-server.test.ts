@@ -3,8 +3,10 @@ import { createSocket, type Socket } from "node:dgram";
 import { createConnection, createServer, type Server } from "node:net";
 import { test, type TestContext } from "node:test";
 import { decode, encode, type DecodedPacket } from "dns-packet";
-import { SeededRandom } from "../base/random.ts";
+import { parseAddress } from "../base/endpoint.ts";
 import { nullLogger } from "../base/log.ts";
+import { ownListeners } from "../base/own-listeners.ts";
+import { SeededRandom } from "../base/random.ts";
 import { Zone } from "../mesh/dns/zone.ts";
 import { DnsServer } from "./dns-server.ts";
 
@@ -115,6 +117,8 @@ test("a member's name is answered over UDP and TCP, several questions on one con
     [1, 2, 3],
   );
   assert.equal(server.counters.answered, 4);
+  // no forward of a member leads here
+  assert.ok(ownListeners.takes(parseAddress("127.0.0.1") as Uint8Array, server.port));
 });
 
 test("who has no overlay address gets nothing, over UDP and TCP", async (t) => {

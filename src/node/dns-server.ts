@@ -11,6 +11,7 @@ import type { RemoteInfo, Socket } from "node:dgram";
 import { createConnection, createServer } from "node:net";
 import type { Server, Socket as Connection } from "node:net";
 import type { Logger } from "../base/log.ts";
+import { ownListeners } from "../base/own-listeners.ts";
 import type { Random } from "../base/random.ts";
 import { answerQuery, failure, MAX_QUERY_BYTES } from "../mesh/dns/answer.ts";
 import type { Zone } from "../mesh/dns/zone.ts";
@@ -150,6 +151,7 @@ export class DnsServer {
         server.off("error", reject);
         server.on("error", (error) => this.#deps.log.debug(`dns ${address}: ${error.message}`));
         this.#servers.push(server);
+        ownListeners.claim(server);
         resolve();
       });
     });

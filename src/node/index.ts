@@ -56,7 +56,6 @@ import { ENDPOINT_CACHE_KEY, NETWORK_KEY } from "./persistence.ts";
 import { NodeRuntime } from "./runtime.ts";
 import { withOptions } from "./start-errors.ts";
 import { StateDirectory } from "./state-dir.ts";
-import type { Storage } from "./storage.ts";
 import { StorageThread } from "./storage.ts";
 import { hostMachine, SystemChanges } from "./system-changes.ts";
 import { stateTag } from "./system-changes-scope.ts";
@@ -152,7 +151,7 @@ class NodeProcess implements WeftNode {
   #control: NodeControl | undefined;
   #directory: StateDirectory | undefined;
   #config: Config | undefined;
-  #storage: Storage | undefined;
+  #storage: StorageThread | undefined;
   #runtime: NodeRuntime | undefined;
   #plane: DataplaneHandle | undefined;
   #interface: InterfaceConfigurator | undefined;
@@ -466,6 +465,7 @@ class NodeProcess implements WeftNode {
       config: config.messaging,
       stateDirectory: directory.path,
       databaseFile: directory.prepareDatabase("messages.db"),
+      storeHost: this.#storage,
       streams: runtime.streams,
       networkId: () => mesh.networkId,
       members: () => mesh.members(),

@@ -574,9 +574,8 @@ export class NodeRuntime {
   #usage(slot: number): PeerFigures | undefined {
     const figures = this.#plane?.peerFigures(slot);
     const streamBytes = this.peers.bySlot(slot)?.streamBytes ?? 0;
-    return figures === undefined || streamBytes === 0
-      ? figures
-      : { ...figures, rxBytes: figures.rxBytes + streamBytes };
+    if (figures === undefined || streamBytes === 0) return figures;
+    return { ...figures, rxBytes: figures.rxBytes + streamBytes };
   }
 
   /** The peer that holds the slot, unless the epoch is one of a former holder. */

@@ -3,9 +3,12 @@
  *
  * requests (port, in order) → batch → one transaction → one answer each. Everything that arrived while a commit ran goes into the
  * next one (group commit). When the transaction as a whole fails, each request is tried alone, so one bad request harms no other.
+ * The message store lives in this thread too (messaging/store-worker.ts), with a port, a queue and transactions of its own: a thread
+ * costs 8 MB. Requests of one are never reordered by the other; they wait for each other's transaction at most.
  */
-import { parentPort, workerData } from "node:worker_threads";
+import { type MessagePort, parentPort, workerData } from "node:worker_threads";
 import { WeftError } from "../base/errors.ts";
+import type { MessageStoreWorkerData } from "./messaging/store-worker.ts";
 import type { Mutation, StoreContents } from "./store.ts";
 import { Store } from "./store.ts";
 
@@ -18,7 +21,9 @@ export interface StorageWorkerData {
 export type StorageRequest =
   | { readonly id: number; readonly op: "load" }
   | { readonly id: number; readonly op: "write"; readonly mutations: readonly Mutation[] }
-  | { readonly id: number; readonly op: "close" };
+  | { readonly id: number; readonly op: "close" }
+  /** Not answered: the port is, and closes when the thread ends. */
+  | { readonly op: "messages"; readonly port: MessagePort; readonly data: MessageStoreWorkerData };
 
 export type StorageAnswer =
   | { readonly id: number; readonly ok: true; readonly contents?: StoreContents; readonly commitMs?: number }
@@ -77,6 +82,10 @@ function run(options: StorageWorkerData): void {
   };
 
   port?.on("message", (request: StorageRequest) => {
+    if (request.op === "messages") {
+      void serveMessages(request.port, request.data);
+      return;
+    }
     if (request.op === "write") {
       if (batch.length === 0) setImmediate(flush);
       batch.push(request);
@@ -96,4 +105,10 @@ function run(options: StorageWorkerData): void {
       refuse(request.id, error);
     }
   });
+}
+
+/** A node without messages does not load it. What arrives at the port meanwhile waits there. */
+async function serveMessages(messages: MessagePort, data: MessageStoreWorkerData): Promise<void> {
+  const { serveMessageStore } = await import("./messaging/store-worker.ts");
+  serveMessageStore(messages, data);
 }

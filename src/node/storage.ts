@@ -2,8 +2,10 @@
  * The storage worker as the control thread sees it: asynchronous, in order, bounded. A write resolves when it is on disk; callers
  * that need no durability simply do not wait. At most 1,024 requests wait; the next one is refused and counted, never queued.
  */
-import { Worker } from "node:worker_threads";
+import { type MessagePort, Worker } from "node:worker_threads";
 import { WeftError } from "../base/errors.ts";
+import type { MessageStoreHost } from "./messaging/store.ts";
+import type { MessageStoreWorkerData } from "./messaging/store-worker.ts";
 import type { StorageAnswer, StorageRequest, StorageWorkerData } from "./storage-worker.ts";
 import type { Mutation, StoreContents } from "./store.ts";
 
@@ -36,7 +38,7 @@ interface Waiting {
   readonly reject: (error: Error) => void;
 }
 
-export class StorageThread implements Storage {
+export class StorageThread implements Storage, MessageStoreHost {
   readonly #worker: Worker;
   readonly #waiting = new Map<number, Waiting>();
   #nextId = 1;
@@ -51,7 +53,7 @@ export class StorageThread implements Storage {
     this.#worker = new Worker(new URL("./storage-worker.ts", import.meta.url), {
       workerData: data,
       name: "weft-storage",
-      resourceLimits: { maxYoungGenerationSizeMb: 4, maxOldGenerationSizeMb: 128, stackSizeMb: 1 },
+      resourceLimits: { maxYoungGenerationSizeMb: 6, maxOldGenerationSizeMb: 256, stackSizeMb: 1 },
     });
     this.#worker.on("message", (answer: StorageAnswer) => this.#answered(answer));
     this.#worker.on("error", (error) => this.#died(error as Error));
@@ -68,6 +70,12 @@ export class StorageThread implements Storage {
     const answer = await this.#ask({ op: "write", mutations });
     this.#commits++;
     this.#commitMs += answer.commitMs ?? 0;
+  }
+
+  hostMessages(port: MessagePort, data: MessageStoreWorkerData): void {
+    const message: StorageRequest = { op: "messages", port, data };
+    if (this.#dead === undefined) this.#worker.postMessage(message, [port]);
+    else port.close();
   }
 
   counters(): StorageCounters {

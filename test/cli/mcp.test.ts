@@ -91,7 +91,9 @@ test("an MCP client lists and calls every tool against a live node, and reads it
     assert.equal(heard[0].data.text, "green");
     assert.ok(Array.isArray((await good(b, "weft_topics"))["topics"]));
 
-    const serving = good(b, "weft_serve_next", { name: "add", waitSeconds: 30 });
+    // the first call registers the service, so that the request finds it
+    const registered = await good(b, "weft_serve_next", { name: "add", waitSeconds: 0 });
+    const serving = good(b, "weft_serve_next", { name: "add", after: registered["next"], waitSeconds: 30 });
     const asking = good(a, "weft_request", { to: "two", name: "add", text: "1+1" });
     const [request] = (await serving)["events"] as { data: { key: string; text: string } }[];
     assert.equal(request.data.text, "1+1");

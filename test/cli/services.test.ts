@@ -28,9 +28,14 @@ const tokenFile = join(root, "token");
 writeFileSync(tokenFile, `${token}\n`);
 let second = await up(two, "--name", "b", "--join", `@${tokenFile}`);
 await exited((second.kill("SIGTERM"), second));
+const page = createServer((_, response) => response.end("page of b"));
+await new Promise<void>((resolve) => page.listen(0, "127.0.0.1", resolve));
+after(() => page.close());
+const pagePort = (page.address() as AddressInfo).port;
 writeFileSync(
   join(two, "weft.toml"),
-  '[exec.count]\nrun = ["/usr/bin/wc", "-c"]\npeers = ["a"]\n\n[exec.fail]\nrun = ["/bin/false"]\npeers = ["a"]\n',
+  `[forward]\nallow = [{ peers = ["a"], targets = ["loopback:${pagePort}"] }]\n\n` +
+    '[exec.count]\nrun = ["/usr/bin/wc", "-c"]\npeers = ["a"]\n\n[exec.fail]\nrun = ["/bin/false"]\npeers = ["a"]\n',
 );
 second = await up(two);
 
@@ -75,10 +80,7 @@ test("a file arrives whole although both daemons are killed in the middle, and l
 });
 
 test("a forwarded port serves a page, and a SOCKS proxy reaches the member by name", async () => {
-  const server = createServer((_, response) => response.end("page of b"));
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  after(() => server.close());
-  const { port } = server.address() as AddressInfo;
+  const port = pagePort;
   const { listen } = await json<{ listen: string }>("forward", "0", `b:${port}`, "--state", one);
   assert.equal(await (await fetch(`http://${listen}/`)).text(), "page of b");
   assert.match((await weft("forward", "--state", one)).stdout, new RegExp(`${listen} +b:${port} +listens`));
@@ -92,6 +94,14 @@ test("a forwarded port serves a page, and a SOCKS proxy reaches the member by na
   assert.equal((await weft("forward", "--stop", listen, "--state", one)).code, 0);
   assertOneLine(await weft("forward", "--stop", listen, "--state", one), 4, /nothing listens/);
   assertOneLine(await weft("forward", "8080", "nobody:80", "--state", one), 4, /nobody/);
+});
+
+test("a forward that the other node does not allow says which line is missing there", async () => {
+  const { listen } = await json<{ listen: string }>("forward", "0", "b:9", "--state", one);
+  await assert.rejects(fetch(`http://${listen}/`));
+  const line = 'b does not allow it; its weft.toml needs, in [forward]: allow = [{ peers = ["a"], targets = ["loopback:9"] }]';
+  assert.equal((await weft("forward", "--state", one)).stdout.split("\n").at(-2), `${listen}: ${line}`);
+  assert.equal((await weft("forward", "--stop", listen, "--state", one)).code, 0);
 });
 
 test("an allowed program gets standard input and gives its output and exit code", async () => {

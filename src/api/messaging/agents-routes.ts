@@ -3,7 +3,7 @@ import * as z from "zod/mini";
 import { flag, list, OBJECT, text } from "../fields.ts";
 import type { NodeControl } from "../control.ts";
 import type { AgentPlaceView, AgentsControl, AgentView } from "./agents-control.ts";
-import { defineRoute, need } from "./route.ts";
+import { agentOf, checkUnbound, defineRoute, need } from "./route.ts";
 import type { AnyRoute } from "./route.ts";
 
 const node = z.object({ id: z.string(), name: z.string() });
@@ -39,7 +39,10 @@ export const AGENT_ROUTES: readonly AnyRoute[] = [
     summary: "Creates an agent with a key, an inbox and an access list of its own.",
     body: z.strictObject({ name: text(64, 1) }, OBJECT),
     response: agentView,
-    handler: ({ control, body }) => of(control).create(body.name),
+    handler: ({ control, caller, body }) => {
+      checkUnbound(caller, "cannot make agents");
+      return of(control).create(body.name);
+    },
   }),
   defineRoute({
     method: "POST",
@@ -48,7 +51,10 @@ export const AGENT_ROUTES: readonly AnyRoute[] = [
     summary: "Takes over an agent by its secret; the node that had it stops when it hears of that.",
     body: z.strictObject({ name: text(64, 1), secret: text(128, 1) }, OBJECT),
     response: agentView,
-    handler: ({ control, body }) => of(control).import(body.name, body.secret),
+    handler: ({ control, caller, body }) => {
+      checkUnbound(caller, "cannot take over agents");
+      return of(control).import(body.name, body.secret);
+    },
   }),
   defineRoute({
     method: "GET",
@@ -67,7 +73,8 @@ export const AGENT_ROUTES: readonly AnyRoute[] = [
     params,
     body: z.strictObject({ open: flag(), allowed: z.optional(list(text(320, 1), 256)) }, OBJECT),
     response: agentView,
-    handler: ({ control, params, body }) => of(control).setAccess(params.agent, body.open, body.allowed ?? []),
+    handler: ({ control, caller, params, body }) =>
+      of(control).setAccess(agentOf(caller, params.agent), body.open, body.allowed ?? []),
   }),
   defineRoute({
     method: "POST",
@@ -76,7 +83,7 @@ export const AGENT_ROUTES: readonly AnyRoute[] = [
     summary: "The agent's secret, with which another node can take it over.",
     params,
     response: z.object({ secret: z.string() }),
-    handler: ({ control, params }) => ({ secret: of(control).export(params.agent) }),
+    handler: ({ control, caller, params }) => ({ secret: of(control).export(agentOf(caller, params.agent)) }),
   }),
   defineRoute({
     method: "DELETE",
@@ -85,6 +92,6 @@ export const AGENT_ROUTES: readonly AnyRoute[] = [
     summary: "Removes an agent and its key.",
     params,
     response: agentView,
-    handler: ({ control, params }) => of(control).remove(params.agent),
+    handler: ({ control, caller, params }) => of(control).remove(agentOf(caller, params.agent)),
   }),
 ];

@@ -128,13 +128,17 @@ export interface TrustView {
 export interface DirectControl {
   /** Resolves with an outcome, at the deadline at the latest. @throws WeftError NODE_UNKNOWN, AGENT_UNKNOWN */
   send(message: SendArguments): Promise<SendView>;
-  /** Undefined: not known here (any more). @param id of a SendView */
-  status(id: string): SendView | undefined;
-  /** Without an outcome, at most 1,000. */
-  outgoing(): readonly OutgoingView[];
+  /**
+   * Undefined: not known here (any more).
+   * @param id of a SendView @param agent only if that agent sent it, in this run of the daemon
+   */
+  status(id: string, agent?: string): SendView | undefined;
+  /** Without an outcome, at most 1,000. @param agent only those that it sent, in this run of the daemon */
+  outgoing(agent?: string): readonly OutgoingView[];
   /** @param signal cancels it @throws WeftError NODE_UNKNOWN, AGENT_UNKNOWN */
   request(request: SendArguments, signal: AbortSignal): Promise<RequestView>;
-  inboxes(): readonly InboxView[];
+  /** @param agent its inbox alone @throws WeftError AGENT_UNKNOWN */
+  inboxes(agent?: string): readonly InboxView[];
   /** @param after a sequence; undefined: the cursor @param limit 1–1000 @throws WeftError AGENT_UNKNOWN */
   inbox(agent: string, after: number | undefined, limit: number): Promise<InboxPage>;
   /** The application has done with everything up to `upTo`; it is on disk when this resolves. @throws WeftError AGENT_UNKNOWN */
@@ -151,8 +155,8 @@ export interface DirectControl {
     listener: (request: ServedRequestView) => void,
     cancelled: (key: string) => void,
   ): () => void;
-  /** @returns false when nobody waits for it any more */
-  respond(key: string, payload: Uint8Array, failed: boolean): boolean;
+  /** @param agent only if the request is to that agent @returns false when nobody waits for it (any more) @throws WeftError AGENT_UNKNOWN */
+  respond(key: string, payload: Uint8Array, failed: boolean, agent?: string): boolean;
   /** Of every node that was written to or has written. */
   trust(): readonly TrustView[];
   /** On disk when this resolves. @throws WeftError NODE_UNKNOWN */

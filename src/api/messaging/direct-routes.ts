@@ -21,6 +21,7 @@ const MAX_PAYLOAD_BYTES = 1_048_576;
 const MAX_BODY_BYTES = 6_400_000;
 const MAX_DEADLINE_MS = 3_600_000;
 const MAX_KEEP_MS = 604_800_000;
+const SERVICE_LINGER_MS = 15_000;
 
 const node = z.object({ id: z.string(), name: z.string() });
 const sendView: z.ZodMiniType<SendView> = z.object({
@@ -155,7 +156,7 @@ export const DIRECT_ROUTES: readonly AnyRoute[] = [
     scope: "read",
     summary: "Messages of this node that have no outcome yet, the outbox included; at most 1,000.",
     response: z.object({ messages: z.array(outgoingView) }),
-    handler: ({ control }) => ({ messages: of(control).outgoing() }),
+    handler: ({ control, caller }) => ({ messages: of(control).outgoing(caller.agent) }),
   }),
   defineRoute({
     method: "GET",
@@ -164,8 +165,8 @@ export const DIRECT_ROUTES: readonly AnyRoute[] = [
     summary: "What is known of a message that was sent.",
     params: z.strictObject({ id }, OBJECT),
     response: sendView,
-    handler: ({ control, params }) => {
-      const found = of(control).status(params.id);
+    handler: ({ control, caller, params }) => {
+      const found = of(control).status(params.id, caller.agent);
       if (found === undefined)
         throw new WeftError(
           "MESSAGE_UNKNOWN",
@@ -197,6 +198,8 @@ export const DIRECT_ROUTES: readonly AnyRoute[] = [
       return {
         kind: "live",
         key: `services/${as}/${params.name}`,
+        // its name is taken, and requests wait in vain, as long as it goes on without a client
+        lingerMs: SERVICE_LINGER_MS,
         start: (emit) =>
           of(control).serve(
             as,
@@ -215,9 +218,9 @@ export const DIRECT_ROUTES: readonly AnyRoute[] = [
     body: z.strictObject({ key: text(256, 1), ...payload, failed: z.optional(flag()) }, OBJECT),
     response: z.object({ key: z.string(), /* false: nobody waits for it any more */ taken: z.boolean() }),
     maxBodyBytes: MAX_BODY_BYTES,
-    handler: ({ control, body }) => ({
+    handler: ({ control, caller, body }) => ({
       key: body.key,
-      taken: of(control).respond(body.key, bytesOf(body), body.failed ?? false),
+      taken: of(control).respond(body.key, bytesOf(body), body.failed ?? false, caller.agent),
     }),
   }),
   defineRoute({
@@ -226,7 +229,7 @@ export const DIRECT_ROUTES: readonly AnyRoute[] = [
     scope: "read",
     summary: "Inboxes of this node and how full they are.",
     response: z.object({ inboxes: z.array(inboxView) }),
-    handler: ({ control }) => ({ inboxes: of(control).inboxes() }),
+    handler: ({ control, caller }) => ({ inboxes: of(control).inboxes(caller.agent) }),
   }),
   defineRoute({
     method: "GET",

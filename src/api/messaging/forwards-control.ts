@@ -4,6 +4,8 @@ interface ListenerFigures {
   /** False: the port could not be taken; it is tried again. */
   readonly listening: boolean;
   readonly error: string | null;
+  /** The other node did not let the last connection in: what its weft.toml would have to say. */
+  readonly refusal: string | null;
   /** Since it is there. */
   readonly connections: number;
   /** Connections that the other node, or the way to it, refused. */

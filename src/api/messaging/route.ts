@@ -191,6 +191,16 @@ export function need<T>(part: T | undefined, what: string): T {
   return part;
 }
 
+/** For what is not of one agent. @param what ends the message: "cannot make agents" @throws WeftError FORBIDDEN when the caller may act as one agent only */
+export function checkUnbound(caller: Caller, what: string): void {
+  if (caller.agent === undefined) return;
+  throw new WeftError(
+    "FORBIDDEN",
+    `this token belongs to the agent "${caller.agent}" and ${what}`,
+    "use a token that is not bound to an agent: weft token create without --agent",
+  );
+}
+
 /**
  * The agent a caller acts as.
  * @param wanted what the request names; undefined: the caller's own, else "node" @throws WeftError FORBIDDEN when it may not be that one

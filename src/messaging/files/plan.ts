@@ -70,7 +70,9 @@ export class FetchPlan {
     return true;
   }
 
+  /** One that is there already begins anew: what it was asked for is free for others. */
   addSource(key: string, nowMs: number): void {
+    this.removeSource(key);
     this.#sources.set(key, { asked: new Map(), bytesPerMs: 0, lastMs: nowMs });
   }
 

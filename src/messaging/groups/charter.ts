@@ -3,12 +3,14 @@
  * charter with a new key, signed by an admin of the one before, so that whoever was removed has no key to what is said afterwards.
  *
  *   wire = signature 64 ‖ payload; payload = deterministic CBOR
- *     {g: group 32, n: name, e: epoch from 1, p: SHA-256 of the payload before (none at 1), i: issuer 32, h: hlc, r: nonce 16, x: X25519 public key 32, m: [[node 32, role, until ms, card signature 64, envelope 48], …]}
- *   signed as "charter"; the group's id is SHA-256("weft group v1" ‖ network ‖ founder ‖ nonce of epoch 1)
+ *     {g: group 32, n: name, e: epoch from 1, p: SHA-256 of the payload before (none at 1), i: issuer 32, h: hlc, f: founder 32, r: the group's nonce 16,
+ *      x: X25519 public key 32, m: [[node 32, role, until ms, card signature 64, envelope 48], …]}
+ *   signed as "charter"; the group's id is SHA-256("weft group v1" ‖ network ‖ founder ‖ nonce), checked in every charter
  *   envelope = ChaCha20-Poly1305(HKDF-SHA256(X25519(x, member), salt = group ‖ epoch u32, info = "weft group envelope v1" ‖ member), 0, ad = group ‖ epoch ‖ member, key 32)
  *
- * Two charters that follow the same one are decided alike everywhere (compareSiblings): one that takes the other's issuer out of the group goes
- * first, so that nobody stays by being quick; else the smaller hash. Members are at most 128; bounded before anything is verified.
+ * Two charters that follow the same one are decided alike everywhere (compareSiblings): one that takes the other's issuer out of the admins goes
+ * first, so that nobody stays by being quick; when each does, the issuer that comes first among the members of the one before (who was there first:
+ * nobody may reorder them); else the smaller hash. Members are at most 128; bounded before anything is verified.
  * Source: docs/protocol.md, "Groups".
  */
 import { compare, concat, equal, toHex, utf8 } from "../../base/bytes.ts";
@@ -25,7 +27,7 @@ import { type Card, signCard } from "./card.ts";
 export const MAX_GROUP_MEMBERS = 128;
 export const MAX_CHARTER_BYTES = 32_768;
 export const GROUP_KEY_BYTES = 32;
-const NONCE_BYTES = 16;
+export const GROUP_NONCE_BYTES = 16;
 const SIGNATURE_BYTES = 64;
 const ENVELOPE_BYTES = 48;
 const SIGN_KIND = "charter";
@@ -52,6 +54,10 @@ export interface Charter {
   /** 32 bytes, zeros at epoch 1 */
   readonly parent: Uint8Array;
   readonly issuer: Uint8Array;
+  /** 32 bytes; with the nonce it makes the group's id. */
+  readonly founder: Uint8Array;
+  /** 16 bytes, the same in all charters of a group */
+  readonly nonce: Uint8Array;
   readonly hlc: number;
   readonly members: readonly (GroupMember & { readonly card: Uint8Array; readonly envelope: Uint8Array })[];
   /** 32 bytes, ephemeral */
@@ -62,8 +68,8 @@ export interface Charter {
 }
 
 export interface CharterFields {
-  /** undefined: a new group, with the signer as founder */
-  readonly group: Uint8Array | undefined;
+  /** The group is made of them; of a new one the signer is the founder. */
+  readonly origin: Pick<Charter, "founder" | "nonce">;
   readonly name: string;
   readonly epoch: number;
   readonly parent: Uint8Array | undefined;
@@ -73,16 +79,16 @@ export interface CharterFields {
 
 type CharterSigner = Pick<Identity, "nodeId" | "sign">;
 
-/** @param key 32 bytes, fresh @param secret 32 random bytes, overwritten @param nonce 16 random bytes @throws RangeError for a member with an impossible key */
+/** @param key 32 bytes, fresh @param secret 32 random bytes, overwritten @throws RangeError for a member with an impossible key */
 export function signCharter(
   networkId: Uint8Array,
   fields: CharterFields,
   key: Uint8Array,
   secret: Uint8Array,
-  nonce: Uint8Array,
   signer: CharterSigner,
 ): Charter {
-  const group = fields.group ?? groupIdOf(networkId, signer.nodeId, nonce);
+  const { founder, nonce } = fields.origin;
+  const group = groupIdOf(networkId, founder, nonce);
   const ephemeral = new X25519KeyPair(secret);
   zeroise(secret);
   const members = fields.members.map((member) => {
@@ -102,6 +108,7 @@ export function signCharter(
     p: fields.parent ?? NO_PARENT,
     i: signer.nodeId,
     h: fields.hlc,
+    f: founder,
     r: nonce,
     x: ephemeral.publicKey,
     m: members,
@@ -112,20 +119,21 @@ export function signCharter(
   return charter;
 }
 
-/** Form, bounds and the id of a new group; not the signatures. @param wire anything; copied */
+/** Form, bounds and the group's id; not the signatures. @param wire anything; copied */
 export function readCharter(networkId: Uint8Array, wire: Uint8Array): Charter | undefined {
   if (wire.length <= SIGNATURE_BYTES || wire.length > MAX_CHARTER_BYTES) return undefined;
   const copy = new Uint8Array(wire);
   const payload = copy.subarray(SIGNATURE_BYTES);
   const map = asMap(decodeCanonicalCbor(payload, MAX_CHARTER_BYTES));
-  if (map === undefined || Object.keys(map).length !== 9) return undefined;
+  if (map === undefined || Object.keys(map).length !== 10) return undefined;
   const group = asBytes(map["g"], 32);
   const name = asText(map["n"], 64);
   const epoch = asUint(map["e"], 0xffffffff);
   const parent = asBytes(map["p"], 32);
   const issuer = asBytes(map["i"], 32);
   const hlc = asUint(map["h"], MAX_HLC);
-  const nonce = asBytes(map["r"], NONCE_BYTES);
+  const founder = asBytes(map["f"], 32);
+  const nonce = asBytes(map["r"], GROUP_NONCE_BYTES);
   const publicKey = asBytes(map["x"], 32);
   const members = asListOf(map["m"], MAX_GROUP_MEMBERS, (item) => {
     if (!Array.isArray(item) || item.length !== 5) return undefined;
@@ -141,13 +149,14 @@ export function readCharter(networkId: Uint8Array, wire: Uint8Array): Charter | 
   if (group === undefined || name === undefined || !isGroupName(name) || epoch === undefined || epoch < 1)
     return undefined;
   if (parent === undefined || issuer === undefined || hlc === undefined || nonce === undefined) return undefined;
-  if (publicKey === undefined || members === undefined || members.length === 0) return undefined;
+  if (founder === undefined || publicKey === undefined || members === undefined || members.length === 0) return undefined;
   if ((epoch === 1) !== equal(parent, NO_PARENT)) return undefined;
-  if (epoch === 1 && !equal(group, groupIdOf(networkId, issuer, nonce))) return undefined;
+  if (epoch === 1 && !equal(issuer, founder)) return undefined;
+  if (!equal(group, groupIdOf(networkId, founder, nonce))) return undefined;
   if (new Set(members.map((member) => toHex(member.nodeId))).size !== members.length) return undefined;
   if (!members.some((member) => member.role === GroupRole.ADMIN)) return undefined;
   const hash = sha256(payload);
-  return { group, name, epoch, parent, issuer, hlc, members, publicKey, hash, wire: copy };
+  return { group, name, epoch, parent, issuer, founder, nonce, hlc, members, publicKey, hash, wire: copy };
 }
 
 export function verifyCharter(networkId: Uint8Array, charter: Charter): boolean {
@@ -185,17 +194,42 @@ export function isAdmin(charter: Charter, nodeId: Uint8Array, wallMs: number): b
   return member !== undefined && member.role === GroupRole.ADMIN && member.untilMs > wallMs;
 }
 
-/** Of two charters that follow the same one. @returns above 0 when `a` is the one that counts */
-export function compareSiblings(a: Charter, b: Charter): number {
+/** Who stays keeps its place before who comes: the order is that of seniority, which decides between admins that remove each other. */
+export function keepsOrder(charter: Charter, parent: Charter): boolean {
+  const place = new Map(parent.members.map((member, at) => [toHex(member.nodeId), at]));
+  let last = -1;
+  for (const { nodeId } of charter.members) {
+    const at = place.get(toHex(nodeId)) ?? Infinity;
+    if (at < last) return false;
+    last = at;
+  }
+  return true;
+}
+
+/**
+ * Of two charters that follow the same one.
+ * @param parent the one that they follow; undefined when it is not here: then the hash decides between issuers that remove each other
+ * @returns above 0 when `a` is the one that counts
+ */
+export function compareSiblings(a: Charter, b: Charter, parent: Charter | undefined): number {
   const aRemoves = memberOf(a, b.issuer)?.role !== GroupRole.ADMIN;
   const bRemoves = memberOf(b, a.issuer)?.role !== GroupRole.ADMIN;
   if (aRemoves !== bRemoves) return aRemoves ? 1 : -1;
+  // nothing here that an issuer could choose until it wins
+  const order = aRemoves && parent !== undefined ? seniority(parent, b.issuer) - seniority(parent, a.issuer) : 0;
+  if (order !== 0) return order;
   return compare(b.hash, a.hash);
 }
 
 /** Letters, digits, `.`, `_` and `-`, beginning with a letter or digit, 1–64 characters. */
 export function isGroupName(name: string): boolean {
   return /^[a-z0-9][a-z0-9._-]{0,63}$/.test(name);
+}
+
+/** Lower is longer in the group. */
+function seniority(charter: Charter, nodeId: Uint8Array): number {
+  const at = charter.members.findIndex((member) => equal(member.nodeId, nodeId));
+  return at < 0 ? MAX_GROUP_MEMBERS : at;
 }
 
 function groupIdOf(networkId: Uint8Array, founder: Uint8Array, nonce: Uint8Array): Uint8Array {

@@ -1,13 +1,18 @@
-/** One group on this node: the chain of its last charters, the keys it was given, its space. Bounds: 16 charters, 64 keys, the oldest goes. */
+/**
+ * One group on this node: the chain of its last charters, the keys it was given, its space. Bounds: 16 charters, 64 keys, the oldest goes.
+ * Source: docs/protocol.md, "Groups".
+ */
 import { equal, toHex } from "../../base/bytes.ts";
 import { zeroise } from "../../crypto/secret.ts";
 import type { Entry } from "../kv/entry.ts";
 import type { Space } from "../kv/space.ts";
-import { type Charter, compareSiblings, type GroupRole, isAdmin, memberOf } from "./charter.ts";
+import { type Charter, compareSiblings, GroupRole, isAdmin, memberOf } from "./charter.ts";
 import { openMessage, readMessageKey } from "./group-message.ts";
 
 export const MAX_CHAIN = 16;
 const MAX_KEYS = 64;
+/** After that time who is no admin any more changes nothing by a charter beside an older one. */
+export const SETTLED_MS = 3_600_000;
 
 export interface EpochKey {
   readonly epoch: number;
@@ -25,6 +30,8 @@ export const Place = {
   KNOWN: 2,
   /** Beside one that is here and counts. */
   LOSES: 3,
+  /** It would count instead of one that has counted here for long, and its issuer is no admin any more. */
+  SETTLED: 5,
   /** What it follows is not here. */
   GAP: 4,
 } as const;
@@ -39,12 +46,20 @@ export class Group {
   space: Space | undefined;
   /** The issuer of the first charter of the chain says that it follows another branch now. */
   isFirstLost = false;
+  /** 32 bytes: who signed the first charter that this node heard of. */
+  readonly broughtBy: Uint8Array;
+  /** Below it no messages are kept here; what members say about it is bounded (groups.ts). */
+  floor = 0;
   readonly #keys: EpochKey[] = [];
+  /** Wall-clock milliseconds at which each charter of the chain came. */
+  readonly #takenMs = new WeakMap<Charter, number>();
 
-  constructor(first: Charter) {
+  constructor(first: Charter, broughtBy: Uint8Array, takenMs: number) {
     this.id = first.group;
     this.hex = toHex(first.group);
     this.chain = [first];
+    this.broughtBy = broughtBy;
+    this.#takenMs.set(first, takenMs);
   }
 
   get current(): Charter {
@@ -70,19 +85,24 @@ export class Group {
     return this.chain.find((one) => equal(one.hash, charter.parent));
   }
 
-  place(charter: Charter): Place {
+  place(charter: Charter, wallMs: number): Place {
     if (this.chain.some((one) => equal(one.hash, charter.hash))) return Place.KNOWN;
     const at = this.chain.findIndex((one) => equal(one.hash, charter.parent));
     if (at < 0) return Place.GAP;
     if (at === this.chain.length - 1) return Place.NEXT;
-    return compareSiblings(charter, this.chain[at + 1]) > 0 ? Place.REPLACES : Place.LOSES;
+    const known = this.chain[at + 1];
+    if (compareSiblings(charter, known, this.chain[at]) <= 0) return Place.LOSES;
+    const isSettled = (this.#takenMs.get(known) ?? 0) + SETTLED_MS < wallMs;
+    const isStillAdmin = memberOf(this.current, charter.issuer)?.role === GroupRole.ADMIN;
+    return isSettled && !isStillAdmin ? Place.SETTLED : Place.REPLACES;
   }
 
   /** Puts it in its place. @returns what does not count any more, oldest first */
-  append(charter: Charter): Charter[] {
+  append(charter: Charter, takenMs: number): Charter[] {
     const at = this.chain.findIndex((one) => equal(one.hash, charter.parent));
     const gone = at < 0 ? this.chain.splice(0) : this.chain.splice(at + 1);
     this.chain.push(charter);
+    this.#takenMs.set(charter, takenMs);
     if (this.chain.length > MAX_CHAIN) this.chain.shift();
     return gone;
   }

@@ -8,8 +8,9 @@
  * everywhere (charter.ts). An admin whose charter lost makes its change again on top. A node learns of a group by a charter that names it, signed by
  * an admin in it who is a member of the network: that first one is taken on trust. A membership ends when it is not renewed; admins renew.
  *
- * Bounds: groups, members, charters and frames per sender; entries live 7 days in the space, and 4 MiB of them at most: before it is full a writer
- * raises the floor, an entry that says from which hlc on messages are still wanted, for all members alike.
+ * Bounds: groups, members, charters, frames and chains of charters per sender; entries live 7 days in the space, and 4 MiB of them at most: before
+ * it is full a writer raises the floor, an entry that says from which hlc on messages are still wanted. As any member may, a node follows it only
+ * while its own space is half full and for the older five eighths of what it holds.
  * Source: docs/protocol.md, "Groups".
  */
 import { concat, equal, toHex } from "../../base/bytes.ts";
@@ -33,10 +34,12 @@ import {
   type Charter,
   compareSiblings,
   GROUP_KEY_BYTES,
+  GROUP_NONCE_BYTES,
   GroupRole,
   type GroupMember,
   isAdmin,
   isGroupName,
+  keepsOrder,
   MAX_GROUP_MEMBERS,
   memberOf,
   openEnvelope,
@@ -66,6 +69,10 @@ export const MESSAGE_LIFE_MS: number = 7 * 86_400_000;
 /** Of a group's space; from three quarters on, whoever writes makes room first. */
 const MAX_GROUP_BYTES = 4 * 1024 * 1024;
 const TRIM_AT = 0.75;
+/** Below that much of it, nobody's floor removes anything. */
+const FLOOR_FROM = 0.5;
+/** Of the messages held, the oldest part that a floor may remove: writers ask for half, and replicas differ a little. */
+const FLOOR_MOST = 0.625;
 const MEMBER_LIFE_MS = 30 * 86_400_000;
 const ROUND_MS = 60_000;
 const RENEW_MS = 3_600_000;
@@ -73,6 +80,10 @@ const MAX_STATES = 64;
 const MAX_LEFT = 256;
 /** Groups into which one member may bring this node. */
 const MAX_BY_ONE = 16;
+/** Of charters, answered to one frame; the rest comes with the next round. */
+const MAX_CHAINS_BYTES = 1 << 20;
+/** What needs a person to look is told once in so long, for each group. */
+const TROUBLE_MS = 3_600_000;
 const STATE_BYTES = 52;
 const HASH_PREFIX_BYTES = 16;
 
@@ -81,7 +92,21 @@ export type GroupsOutput =
   | { readonly kind: "store"; readonly op: StoreOp }
   | { readonly kind: "message"; readonly group: Group; readonly entry: Entry; readonly payload: Uint8Array }
   /** Its members, or this node's part in it, have changed. */
-  | { readonly kind: "changed"; readonly group: Group };
+  | { readonly kind: "changed"; readonly group: Group }
+  /** A charter beside those that count here, rightly signed: somebody follows another line of changes. */
+  | { readonly kind: "conflict"; readonly group: Group; readonly issuer: Uint8Array; readonly from: Uint8Array }
+  /** Its messages find no place: this node has as many spaces as it may. */
+  | { readonly kind: "noSpace"; readonly group: Group };
+
+/** A charter as the store has it. */
+export interface StoredCharter {
+  readonly wire: Uint8Array;
+  readonly key: Uint8Array | undefined;
+  /** Wall-clock milliseconds at which it came. */
+  readonly takenMs: number;
+  /** 32 bytes, see Group.broughtBy */
+  readonly broughtBy: Uint8Array;
+}
 
 export interface GroupsDeps {
   readonly identity: Pick<Identity, "nodeId" | "sign" | "staticKeys">;
@@ -94,7 +119,7 @@ export interface GroupsDeps {
 }
 
 export interface GroupsOptions {
-  /** @default 64 */
+  /** @default 48: spaces for keys and tasks are left */
   readonly maxGroups?: number;
 }
 
@@ -106,8 +131,11 @@ export interface GroupsCounters {
   chartersTaken: number;
   chartersRefused: number;
   chartersLost: number;
+  conflicts: number;
   signaturesRefused: number;
   groupsRefused: number;
+  spacesRefused: number;
+  floorsTaken: number;
   messagesSent: number;
   messagesOpened: number;
   messagesUnreadable: number;
@@ -120,6 +148,12 @@ export class Groups {
   readonly #groups = new Map<string, Group>();
   readonly #outputs: GroupsOutput[] = [];
   readonly #rates = new SenderRates(5, 100);
+  /** By group and receiver. */
+  readonly #chainRates = new SenderRates(1 / 3, 2);
+  /** By group. */
+  readonly #floorRates = new SenderRates(1 / 30, 8);
+  /** By group, wall-clock milliseconds; as many as groups. */
+  readonly #troubleMs = new Map<string, number>();
   readonly #counts = {
     framesIn: 0,
     framesRefused: 0,
@@ -127,8 +161,11 @@ export class Groups {
     chartersTaken: 0,
     chartersRefused: 0,
     chartersLost: 0,
+    conflicts: 0,
     signaturesRefused: 0,
     groupsRefused: 0,
+    spacesRefused: 0,
+    floorsTaken: 0,
     messagesSent: 0,
     messagesOpened: 0,
     messagesUnreadable: 0,
@@ -141,7 +178,7 @@ export class Groups {
 
   constructor(deps: GroupsDeps, options: GroupsOptions = {}) {
     this.#deps = deps;
-    this.#maxGroups = options.maxGroups ?? 64;
+    this.#maxGroups = options.maxGroups ?? 48;
   }
 
   get counters(): GroupsCounters {
@@ -179,21 +216,20 @@ export class Groups {
   }
 
   /** At start, from the store, before the spaces. @param rows charters with the keys in them @param left groups that this node left */
-  restore(
-    now: Now,
-    rows: readonly { readonly wire: Uint8Array; readonly key: Uint8Array | undefined }[],
-    left: readonly Uint8Array[],
-  ): void {
+  restore(now: Now, rows: readonly StoredCharter[], left: readonly Uint8Array[]): void {
     this.#wallMs = now.wallMs;
     for (const id of left) this.#left.add(toHex(id));
     const read = rows
-      .map(({ wire, key }) => ({ charter: readCharter(this.#deps.networkId, wire), key }))
-      .filter((row): row is { charter: Charter; key: Uint8Array | undefined } => row.charter !== undefined)
+      .flatMap((row) => {
+        const charter = readCharter(this.#deps.networkId, row.wire);
+        return charter === undefined ? [] : [{ ...row, charter }];
+      })
       .toSorted((a, b) => a.charter.epoch - b.charter.epoch || a.charter.hlc - b.charter.hlc);
-    for (const { charter, key } of read) {
+    for (const { charter, key, takenMs, broughtBy } of read) {
       const group = this.#groups.get(toHex(charter.group));
-      if (group === undefined) this.#groups.set(toHex(charter.group), new Group(charter));
-      else if (group.place(charter) !== Place.KNOWN && group.place(charter) !== Place.LOSES) group.append(charter);
+      const place = group?.place(charter, 0);
+      if (group === undefined) this.#groups.set(toHex(charter.group), new Group(charter, broughtBy, takenMs));
+      else if (place !== Place.KNOWN && place !== Place.LOSES) group.append(charter, takenMs);
       if (key !== undefined) this.#groups.get(toHex(charter.group))!.addKey(epochKeyOf(charter, key));
     }
     this.#plan(now.nowMs);
@@ -203,14 +239,14 @@ export class Groups {
   resume(now: Now): void {
     for (const group of this.#groups.values()) {
       if (!this.#isIn(group)) continue;
-      group.space = this.#deps.replicas.open(now, SpaceKind.GROUP, group.spaceName, this.#rules(group));
-      for (const entry of group.space.map.entries()) this.#tell(group, entry);
+      const space = this.#openSpace(now, group);
+      for (const entry of space?.map.entries() ?? []) this.#tell(group, entry);
     }
   }
 
   // ── changes ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-  /** @param others node ids of members @throws WeftError GROUP_NAME, GROUP_EXISTS, GROUPS_FULL, GROUP_FULL */
+  /** @param others node ids of members @throws WeftError GROUP_NAME, GROUP_EXISTS, GROUPS_FULL, SPACES_FULL, GROUP_FULL */
   create(now: Now, name: string, others: readonly Uint8Array[]): Group {
     if (!isGroupName(name))
       throw new WeftError(
@@ -226,6 +262,7 @@ export class Groups {
         `this node knows ${this.#groups.size} groups`,
         "leave one: weft groups leave NAME",
       );
+    if (!this.#deps.replicas.hasRoom(SpaceKind.GROUP)) throw noSpace();
     const untilMs = lifeEnd(now);
     const members: GroupMember[] = [{ nodeId: this.#self, role: GroupRole.ADMIN, untilMs }];
     for (const nodeId of others) {
@@ -239,10 +276,12 @@ export class Groups {
   add(now: Now, group: Group, nodeId: Uint8Array, role: GroupRole): void {
     const known = memberOf(group.current, nodeId);
     if (known?.role === role && known.untilMs > now.wallMs) return;
-    this.#change(now, group, (members) => [
-      ...members.filter((member) => !equal(member.nodeId, nodeId)),
-      { nodeId, role, untilMs: lifeEnd(now) },
-    ]);
+    const added = { nodeId, role, untilMs: lifeEnd(now) };
+    this.#change(now, group, (members) =>
+      known === undefined
+        ? [...members, added]
+        : members.map((member) => (equal(member.nodeId, nodeId) ? added : member)),
+    );
   }
 
   /** From its next charter on it can read nothing. @throws WeftError GROUP_DENIED, NODE_UNKNOWN (it is not in it), GROUP_LAST_ADMIN */
@@ -266,6 +305,7 @@ export class Groups {
     this.#closeSpace(group);
     group.forgetKeys();
     this.#groups.delete(group.hex);
+    this.#troubleMs.delete(group.hex);
     this.#left.add(group.hex);
     this.#store("groups.left.put", [group.id]);
     const [oldest] = this.#left;
@@ -273,11 +313,13 @@ export class Groups {
     this.#store("groups.delete", [group.id]);
   }
 
-  /** @returns the entry @throws WeftError GROUP_DENIED, MESSAGE_TOO_LARGE, SPACE_FULL */
+  /** @returns the entry @throws WeftError GROUP_DENIED, MESSAGE_TOO_LARGE, SPACE_FULL, SPACES_FULL */
   send(now: Now, group: Group, payload: Uint8Array): Entry {
     this.#wallMs = now.wallMs;
     const key = group.currentKey();
-    if (group.space === undefined || key === undefined || !this.#isIn(group))
+    const space = this.#isIn(group) ? this.#openSpace(now, group) : undefined;
+    if (space === undefined && this.#isIn(group)) throw noSpace();
+    if (space === undefined || key === undefined)
       throw new WeftError(
         "GROUP_DENIED",
         `this node is not in "${group.current.name}" any more`,
@@ -289,12 +331,12 @@ export class Groups {
         `the message has ${payload.length} bytes, at most ${MAX_GROUP_PAYLOAD_BYTES} fit`,
         "share a file: weft files",
       );
-    if (group.space.map.bytes > TRIM_AT * MAX_GROUP_BYTES) this.#raiseFloor(now, group, group.space);
+    if (space.map.bytes > TRIM_AT * MAX_GROUP_BYTES) this.#raiseFloor(now, group, space);
     const nonce = this.#deps.random.bytes(MESSAGE_NONCE_BYTES);
     const name = messageKey(group.current.epoch, this.#self, nonce);
     const sealed = sealMessage(key, group.id, this.#self, name, nonce, payload);
     this.#counts.messagesSent++;
-    return this.#deps.replicas.write(now, group.space, name, sealed);
+    return this.#deps.replicas.write(now, space, name, sealed);
   }
 
   /** This node's card as text. @throws WeftError NODE_UNKNOWN when that node is not in the group */
@@ -312,8 +354,8 @@ export class Groups {
     this.#wallMs = now.wallMs;
     for (const group of this.#groups.values()) {
       if (group.space !== space) continue;
-      if (entry.key === FLOOR_KEY) this.#prune(group);
-      else this.#tell(group, entry);
+      if (entry.key !== FLOOR_KEY) this.#tell(group, entry);
+      this.#considerFloor(now, group);
     }
   }
 
@@ -351,7 +393,7 @@ export class Groups {
       return;
     }
     if (frame[0] === GroupFrame.CHARTER) return this.#takeCharter(now, from, frame.subarray(1));
-    if (frame[0] === GroupFrame.STATE && this.#takeStates(from, frame)) return;
+    if (frame[0] === GroupFrame.STATE && this.#takeStates(now, from, frame)) return;
     if (frame[0] === GroupFrame.LEAVE && this.#takeLeave(now, from, frame)) return;
     this.#counts.framesRefused++;
   }
@@ -369,6 +411,7 @@ export class Groups {
     if (now.nowMs >= this.#roundDueMs) {
       this.#roundDueMs = Infinity;
       for (const group of this.#groups.values()) {
+        if (this.#isIn(group)) this.#openSpace(now, group);
         const others = group.current.members.filter((member) => !equal(member.nodeId, this.#self));
         if (others.length === 0) continue;
         this.#sendStates(others[this.#deps.random.u32() % others.length].nodeId, [group], true);
@@ -394,18 +437,23 @@ export class Groups {
     }
     const group = this.#groups.get(toHex(charter.group));
     if (group === undefined) return this.#meet(now, charter);
-    const place = group.place(charter);
+    const place = group.place(charter, now.wallMs);
     if (place === Place.KNOWN) return;
-    if (place === Place.LOSES) {
+    if (place === Place.LOSES || place === Place.SETTLED) {
       this.#counts.chartersLost++;
+      if (place === Place.SETTLED) this.#conflict(from, group, charter);
       // its sender does not know the one that counts
-      this.#sendChain(from, group, charter.epoch - 1);
+      this.#sendChain(now, from, group, charter.epoch - 1);
       return;
     }
     if (place === Place.GAP && charter.epoch <= group.current.epoch + MAX_CHAIN) {
       const [first] = group.chain;
-      if (charter.epoch > first.epoch) this.#sendStates(from, [group], true);
-      else if (this.#replacesFirst(group, from, charter)) {
+      if (charter.epoch > first.epoch) {
+        this.#sendStates(from, [group], true);
+        // one that comes too early is further than what is here
+        if (charter.epoch <= group.current.epoch) this.#conflict(from, group, charter);
+      } else if (!this.#replacesFirst(group, from, charter)) this.#conflict(from, group, charter);
+      else {
         group.isFirstLost = false;
         const gone = this.#apply(now, group, charter);
         this.#wishAgain(now, group, first, gone.slice(1));
@@ -413,9 +461,15 @@ export class Groups {
       return;
     }
     // after a gap that nobody can fill any more, an admin of the last known charter is believed
-    const before = group.parentOf(charter) ?? group.current;
-    if (charter.hlc <= before.hlc || !isAdmin(before, charter.issuer, wallFromHlc(charter.hlc))) {
+    const parent = group.parentOf(charter);
+    const before = parent ?? group.current;
+    const isRight =
+      charter.hlc > before.hlc &&
+      isAdmin(before, charter.issuer, wallFromHlc(charter.hlc)) &&
+      (parent === undefined ? this.#deps.isMember(charter.issuer) : keepsOrder(charter, parent));
+    if (!isRight) {
       this.#counts.chartersRefused++;
+      if (parent === undefined) this.#conflict(from, group, charter);
       return;
     }
     if (!verifyCharter(networkId, charter)) {
@@ -442,8 +496,9 @@ export class Groups {
       isAdmin(charter, charter.issuer, now.wallMs) &&
       this.#deps.isMember(charter.issuer) &&
       !this.#deps.isBlocked(charter.issuer);
-    const byIssuer = this.list().filter((group) => equal(group.chain[0].issuer, charter.issuer)).length;
-    if (!isPlausible || this.#groups.size >= this.#maxGroups || byIssuer >= MAX_BY_ONE) {
+    const byIssuer = this.list().filter((group) => equal(group.broughtBy, charter.issuer)).length;
+    const hasRoom = this.#groups.size < this.#maxGroups && this.#deps.replicas.hasRoom(SpaceKind.GROUP);
+    if (!isPlausible || !hasRoom || byIssuer >= MAX_BY_ONE) {
       this.#counts.groupsRefused++;
       return;
     }
@@ -451,7 +506,7 @@ export class Groups {
       this.#counts.signaturesRefused++;
       return;
     }
-    const group = new Group(charter);
+    const group = new Group(charter, charter.issuer, now.wallMs);
     this.#groups.set(group.hex, group);
     this.#apply(now, group, charter);
   }
@@ -465,7 +520,7 @@ export class Groups {
     // beside the first one, beside the one before it, or what its own issuer follows now
     const isBeside =
       charter.epoch === first.epoch
-        ? !equal(charter.parent, first.parent) || compareSiblings(charter, first) > 0
+        ? !equal(charter.parent, first.parent) || compareSiblings(charter, first, undefined) > 0
         : charter.epoch === first.epoch - 1
           ? !equal(charter.hash, first.parent)
           : group.isFirstLost && equal(from, first.issuer);
@@ -479,7 +534,7 @@ export class Groups {
 
   /** @returns charters that do not count any more */
   #apply(now: Now, group: Group, charter: Charter): Charter[] {
-    const gone = group.chain.length === 1 && group.current === charter ? [] : group.append(charter);
+    const gone = group.chain.length === 1 && group.current === charter ? [] : group.append(charter, now.wallMs);
     const key = openEnvelope(charter, this.#self, this.#deps.identity.staticKeys);
     if (key !== undefined) group.addKey(epochKeyOf(charter, key));
     for (const one of gone) this.#store("groups.charter.delete", [group.id, one.hash]);
@@ -490,17 +545,18 @@ export class Groups {
       charter.epoch,
       charter.wire,
       key ?? null,
+      Math.floor(now.wallMs),
+      group.broughtBy,
     ]);
     this.#store("groups.charter.trim", [group.id, charter.epoch - 4 * MAX_CHAIN]);
     this.#counts.chartersTaken++;
     if (this.#isIn(group)) {
-      if (group.space === undefined) {
-        group.space = this.#deps.replicas.open(now, SpaceKind.GROUP, group.spaceName, this.#rules(group));
-      } else this.#deps.replicas.expel(group.space);
+      const space = this.#openSpace(now, group);
+      if (space !== undefined) this.#deps.replicas.expel(space);
       for (const member of charter.members)
-        if (!equal(member.nodeId, this.#self)) group.space.heardOf(member.nodeId, now.nowMs);
+        if (!equal(member.nodeId, this.#self)) space?.heardOf(member.nodeId, now.nowMs);
       // what came before its key did
-      for (const entry of group.space.map.entries()) {
+      for (const entry of space?.map.entries() ?? []) {
         if (readMessageKey(entry.key)?.epoch === charter.epoch) this.#tell(group, entry);
       }
     } else this.#closeSpace(group);
@@ -527,32 +583,38 @@ export class Groups {
     this.#store("groups.left.delete", [Uint8Array.fromHex(hex)]);
   }
 
-  #takeStates(from: Uint8Array, frame: Uint8Array): boolean {
+  #takeStates(now: Now, from: Uint8Array, frame: Uint8Array): boolean {
     const reader = new FieldReader(frame, 1);
     const wantsAnswer = reader.u8() === 1;
     const count = reader.u8();
     if (count > MAX_STATES || frame.length !== 3 + count * STATE_BYTES) return false;
     const answers: Group[] = [];
+    const named = new Set<string>();
+    let room = MAX_CHAINS_BYTES;
     for (let i = 0; i < count; i++) {
       const id = reader.bytes(32);
       const epoch = reader.u32();
       const prefix = reader.bytes(HASH_PREFIX_BYTES);
-      const group = this.#groups.get(toHex(id));
+      const hex = toHex(id);
+      if (named.has(hex)) return false;
+      named.add(hex);
+      const group = this.#groups.get(hex);
       // the charter that brought this node into it was lost
       if (group === undefined && wantsAnswer) {
-        if (this.#left.has(toHex(id))) this.#send(from, concat(Uint8Array.of(GroupFrame.LEAVE), id));
+        if (this.#left.has(hex)) this.#send(from, concat(Uint8Array.of(GroupFrame.LEAVE), id));
         else this.#send(from, concat(Uint8Array.of(GroupFrame.STATE, 0, 1), id, new Uint8Array(STATE_BYTES - 32)));
       }
       if (group === undefined || !this.#mayKnow(group, from)) continue;
       const isSame = (charter: Charter): boolean => equal(charter.hash.subarray(0, HASH_PREFIX_BYTES), prefix);
       if (isSame(group.current)) continue;
       const known = group.chain.find(isSame);
-      if (known !== undefined) this.#sendChain(from, group, known.epoch);
+      if (known !== undefined) room -= room > 0 ? this.#sendChain(now, from, group, known.epoch) : 0;
       else {
         if (wantsAnswer) answers.push(group);
         const { current } = group;
         // who is further needs no more than to see where this node is
-        this.#sendChain(from, group, epoch > current.epoch ? current.epoch - 1 : Math.max(0, epoch - MAX_CHAIN));
+        const after = epoch > current.epoch ? current.epoch - 1 : Math.max(0, epoch - MAX_CHAIN);
+        if (room > 0) room -= this.#sendChain(now, from, group, after);
         const [first] = group.chain;
         group.isFirstLost = equal(from, first.issuer) && epoch < first.epoch - 1 && epoch > 0;
       }
@@ -607,7 +669,7 @@ export class Groups {
     const charter = signCharter(
       networkId,
       {
-        group: group?.id,
+        origin: group?.chain[0] ?? { founder: this.#self, nonce: random.bytes(GROUP_NONCE_BYTES) },
         name,
         epoch: (before?.epoch ?? 0) + 1,
         parent: before?.hash,
@@ -616,11 +678,10 @@ export class Groups {
       },
       key,
       random.bytes(32),
-      random.bytes(16),
       identity,
     );
     zeroise(key);
-    const target = group ?? new Group(charter);
+    const target = group ?? new Group(charter, this.#self, now.wallMs);
     this.#groups.set(target.hex, target);
     this.#apply(now, target, charter);
     const frame = concat(Uint8Array.of(GroupFrame.CHARTER), charter.wire);
@@ -646,11 +707,19 @@ export class Groups {
     );
   }
 
-  /** The charters after that epoch, oldest first. */
-  #sendChain(to: Uint8Array, group: Group, afterEpoch: number): void {
-    for (const charter of group.chain) {
-      if (charter.epoch > afterEpoch) this.#send(to, concat(Uint8Array.of(GroupFrame.CHARTER), charter.wire));
+  /** The charters after that epoch, oldest first; seldom to the same node. @returns bytes */
+  #sendChain(now: Now, to: Uint8Array, group: Group, afterEpoch: number): number {
+    if (!this.#chainRates.take(now.nowMs, `${group.hex}/${toHex(to)}`)) {
+      this.#counts.framesOverRate++;
+      return 0;
     }
+    let bytes = 0;
+    for (const charter of group.chain) {
+      if (charter.epoch <= afterEpoch) continue;
+      bytes += charter.wire.length;
+      this.#send(to, concat(Uint8Array.of(GroupFrame.CHARTER), charter.wire));
+    }
+    return bytes;
   }
 
   #sendStates(to: Uint8Array, groups: readonly Group[], wantsAnswer: boolean): void {
@@ -679,24 +748,56 @@ export class Groups {
       trusts: (nodeId) => group.isMember(nodeId, this.#wallMs),
       lifeMs: MESSAGE_LIFE_MS,
       maxBytes: MAX_GROUP_BYTES,
-      floor: () => floorOf(group.space?.map.get(FLOOR_KEY)),
+      // the floor makes room, whoever has written most
+      authorShare: 1,
+      floor: () => group.floor,
     };
   }
 
   /** Makes room, for all members alike: the older half of the messages is not replicated any more. What was opened is in the history. */
   #raiseFloor(now: Now, group: Group, space: Space): void {
-    const hlcs = [...space.map.entries()].map((entry) => entry.hlc).toSorted((a, b) => a - b);
-    const floor = hlcs[Math.floor(hlcs.length / 2)];
-    if (floor === undefined || floor <= floorOf(space.map.get(FLOOR_KEY))) return;
-    this.#deps.replicas.write(now, space, FLOOR_KEY, floorValue(floor));
-    this.#prune(group);
+    const floor = oldestPart(space, 0.5);
+    if (floor > floorOf(space.map.get(FLOOR_KEY))) {
+      this.#deps.replicas.write(now, space, FLOOR_KEY, floorValue(floor));
+    }
+    this.#considerFloor(now, group);
   }
 
-  #prune(group: Group): void {
+  /** Follows the floor that a member asks for, as far as room is needed here: nobody can erase what others have not read yet. */
+  #considerFloor(now: Now, group: Group): void {
     const { space } = group;
-    if (space === undefined) return;
-    const floor = floorOf(space.map.get(FLOOR_KEY));
-    this.#deps.replicas.prune(space, (entry) => entry.hlc < floor && entry.key !== FLOOR_KEY);
+    const wanted = floorOf(space?.map.get(FLOOR_KEY));
+    if (space === undefined || wanted <= group.floor || space.map.bytes < FLOOR_FROM * MAX_GROUP_BYTES) return;
+    if (!this.#floorRates.take(now.nowMs, group.hex)) return;
+    group.floor = Math.max(group.floor, Math.min(wanted, oldestPart(space, FLOOR_MOST)));
+    this.#counts.floorsTaken++;
+    this.#deps.replicas.prune(space, (entry) => entry.hlc < group.floor && entry.key !== FLOOR_KEY);
+  }
+
+  /** @returns undefined when this node has as many spaces as it may: tried again every minute */
+  #openSpace(now: Now, group: Group): Space | undefined {
+    const { replicas } = this.#deps;
+    if (group.space !== undefined) return group.space;
+    if (replicas.find(SpaceKind.GROUP, group.spaceName) === undefined && !replicas.hasRoom(SpaceKind.GROUP)) {
+      this.#counts.spacesRefused++;
+      if (this.#isTimeToTell(group)) this.#outputs.push({ kind: "noSpace", group });
+      return undefined;
+    }
+    group.space = replicas.open(now, SpaceKind.GROUP, group.spaceName, this.#rules(group));
+    return group.space;
+  }
+
+  #conflict(from: Uint8Array, group: Group, charter: Charter): void {
+    this.#counts.conflicts++;
+    if (!this.#deps.isMember(charter.issuer) || !verifyCharter(this.#deps.networkId, charter)) return;
+    if (this.#isTimeToTell(group)) this.#outputs.push({ kind: "conflict", group, issuer: charter.issuer, from });
+  }
+
+  #isTimeToTell(group: Group): boolean {
+    const lastMs = this.#troubleMs.get(group.hex) ?? -Infinity;
+    if (this.#wallMs - lastMs < TROUBLE_MS) return false;
+    this.#troubleMs.set(group.hex, this.#wallMs);
+    return true;
   }
 
   #closeSpace(group: Group): void {
@@ -737,6 +838,22 @@ function granted(current: Charter, wish: Wish, untilMs: number): GroupMember[] |
   }
   const isPossible = members.some((member) => member.role === GroupRole.ADMIN) && members.length <= MAX_GROUP_MEMBERS;
   return isChanged && isPossible ? members : undefined;
+}
+
+/** @returns the hlc below which that part of a space's messages is, 0 when there are none */
+function oldestPart(space: Space, part: number): number {
+  const hlcs: number[] = [];
+  for (const entry of space.map.entries()) if (entry.key !== FLOOR_KEY) hlcs.push(entry.hlc);
+  hlcs.sort((a, b) => a - b);
+  return hlcs[Math.floor(hlcs.length * part)] ?? 0;
+}
+
+function noSpace(): WeftError {
+  return new WeftError(
+    "SPACES_FULL",
+    "this node has as many spaces as it may: its messages would find no place",
+    "close one that is not needed, or leave a group",
+  );
 }
 
 function lifeEnd(now: Now): number {

@@ -207,6 +207,19 @@ export function decodeControlFrame(frame: Uint8Array): ControlFrame | undefined 
   return input.isWhole ? decoded : undefined;
 }
 
+/** Adds sequences to the end of a list, to the last entry where they continue it. */
+export function extendEntries(entries: Entry[], ref: string, from: number, to: number = from): void {
+  const last = entries.at(-1);
+  if (last !== undefined && last.ref === ref && last.to + 1 === from) entries[entries.length - 1] = { ...last, to };
+  else entries.push({ ref, from, to });
+}
+
+export function countEntries(entries: readonly Entry[]): number {
+  let sum = 0;
+  for (const { from, to } of entries) sum += to - from + 1;
+  return sum;
+}
+
 class Writer {
   #bytes: Uint8Array = new Uint8Array(64);
   #length = 0;

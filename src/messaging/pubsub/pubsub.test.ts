@@ -406,3 +406,32 @@ test("a publisher whose only neighbour leaves finds another one within seconds, 
     assert.notEqual(before.tookMs[second.index], undefined, `seed ${seed}`);
   }
 });
+
+test("a neighbour that claims messages nobody has cannot make a node give up real ones", () => {
+  const net = new MessagingNet(14, { nodes: 3 });
+  const [a, b, liar] = net.nodes;
+  net.subscribeAll("t");
+  net.run(2000);
+  for (let i = 0; i < 5; i++) net.publish(a, "t", bytes("x"));
+  net.run(2000);
+  const [stream] = b.machine.topic("t")?.streams.values() ?? [];
+  const claim = encodeControlFrame({
+    type: "list",
+    topic: topicIdOf("t").toHex(),
+    isAnswer: true,
+    lower: 0,
+    upper: 0xffff,
+    streams: [{ ref: stream.ref, floor: 2 ** 47, ranges: [] }],
+  });
+  // it never answers what it is asked for
+  net.tamper = (from, to, frame) => (from === b && to === liar && frame[0] === FrameType.IWANT ? undefined : frame);
+  for (let minute = 0; minute < 20; minute++) {
+    b.machine.receive(net.now, liar.key, claim);
+    b.machine.process(net.now, 10);
+    net.run(60_000);
+  }
+  assert.ok(stream.window.floor < 10, `${stream.window.floor}`);
+  const trace = net.publish(a, "t", bytes("still"));
+  net.run(5000);
+  assert.notEqual(trace.tookMs[b.index], undefined);
+});

@@ -11,6 +11,7 @@ import { utf8 } from "../../base/bytes.ts";
 import type { Now } from "../../base/clock.ts";
 import { WeftError } from "../../base/errors.ts";
 import { MAX_TOPIC_BYTES } from "../directory/types.ts";
+import { type Copy, SignatureChecks } from "./checks.ts";
 import { Cooling } from "./cooling.ts";
 import { decodeControlFrame, FrameType } from "./frames.ts";
 import {
@@ -26,7 +27,7 @@ import {
 } from "./message.ts";
 import { ReceiveQueue } from "./receive-queue.ts";
 import { type PeerScore, ScoreBoard, ScoreKind } from "./scores.ts";
-import { PeerSender } from "./sender.ts";
+import { Senders } from "./senders.ts";
 import { MAX_SUBSCRIBERS, type Subscriber, Subscribers } from "./subscribers.ts";
 import { MAX_SKEW_MS, Topic } from "./topic.ts";
 import {
@@ -45,24 +46,14 @@ import {
   type SubscriberEvent,
 } from "./types.ts";
 
-const MAX_PEERS = 4096;
 const DEFAULT_RTT_MS = 200;
 /** A topic without subscribers here is kept so long after the last message was published to it. */
 const SOURCE_MS = 600_000;
 const SWEEP_MS = 5000;
-/** Copies of a message whose signature is being checked, beyond the first. */
-const MAX_ALTERNATES = 2;
+/** Cursors follow the wall clock, so they grow over restarts; 15 digits for two centuries. */
+const CURSORS_PER_MS = 64;
 /** Reads of the retained log under way. */
 const MAX_READS = 32;
-
-interface Verifying {
-  readonly topic: Topic;
-  readonly key: string;
-  readonly message: MessageFrame;
-  readonly frame: Uint8Array;
-  readonly from: PeerKey;
-  readonly others: { readonly from: PeerKey; readonly message: MessageFrame; readonly frame: Uint8Array }[];
-}
 
 export interface Published {
   /** Of this node's stream in the topic. */
@@ -82,16 +73,12 @@ export class PubSub {
   readonly #clock: HybridClock = new HybridClock();
   readonly #topics = new Map<string, Topic>();
   readonly #byName = new Map<string, Topic>();
-  readonly #senders = new Map<PeerKey, PeerSender>();
-  /** Those with something waiting or in flight. */
-  readonly #busy = new Set<PeerSender>();
+  readonly #senders: Senders;
   readonly #scores = new ScoreBoard();
   readonly #cooling: Cooling;
   readonly #subscribers: Subscribers;
   readonly #queue: ReceiveQueue;
-  readonly #verifying = new Map<number, Verifying>();
-  readonly #verifyingByKey = new Map<string, Verifying>();
-  #nextVerify = 1;
+  readonly #checks: SignatureChecks;
   #lastEpoch = 0;
   #reads = 0;
   #lastMs = 0;
@@ -118,20 +105,35 @@ export class PubSub {
       hasFullView: false,
       ...options,
     });
-    this.#cursor = Math.floor(now.wallMs) * 1024;
+    this.#cursor = Math.floor(now.wallMs) * CURSORS_PER_MS;
     this.#subscribers = new Subscribers(this.counters, (subscription) => this.#emit({ kind: "wake", subscription }));
     this.#queue = new ReceiveQueue(
       { maxBytes: this.#options.receiveBytes, maxFrames: this.#options.receiveFrames },
       this.counters,
       (level, text) => this.#emit({ kind: "log", level, text }),
     );
+    this.#senders = new Senders({
+      counters: this.counters,
+      rttMs: (peer) => this.#rttMs(peer),
+      judge: (ticket, isInTime) => {
+        this.#scores.note(this.#lastMs, ticket.peer, isInTime ? ScoreKind.SEND : ScoreKind.TIMEOUT);
+        this.#cooling.noteSend(this.#lastMs, ticket.peer, ticket.topic, isInTime);
+      },
+      send: (ticket) => this.#emit({ kind: "send", ticket }),
+    });
+    this.#checks = new SignatureChecks({
+      verify: (id, publisher, body, signature) => deps.verify(id, publisher, body, signature),
+      good: (when, copy) => this.#accept(when, copy),
+      bad: (when, from) => this.#invalidSignature(when, from),
+      duplicate: (when, { topic, from, message }) => topic.duplicate(when.nowMs, from, message),
+    });
     this.#cooling = new Cooling({
       mayCool: (peer, topic) => this.#topics.get(topic)?.tree.mayDemote(this.#lastMs, peer) ?? true,
       cooled: (nowMs, peer, topic, forMs) => {
         this.counters.coolings++;
         this.#scores.note(nowMs, peer, ScoreKind.COOLING);
         this.#topics.get(topic)?.cooled(nowMs, peer, forMs);
-        this.#senders.get(peer)?.clear(topic);
+        this.#senders.clear(peer, topic);
       },
       probe: (nowMs, peer, topic) => {
         const nonce = this.#deps.random.u32();
@@ -238,7 +240,7 @@ export class PubSub {
   process(now: Now, maxFrames: number): boolean {
     this.#lastMs = now.nowMs;
     for (let i = 0; i < maxFrames; i++) {
-      if (this.#verifying.size >= this.#options.maxVerifying) return false;
+      if (this.#checks.size >= this.#options.maxVerifying) return false;
       const next = this.#queue.shift();
       if (next === undefined) break;
       this.#handle(now, next.from, next.frame);
@@ -250,19 +252,7 @@ export class PubSub {
   /** The verdict about a signature. */
   verified(now: Now, id: number, isGood: boolean): void {
     this.#lastMs = now.nowMs;
-    const one = this.#verifying.get(id);
-    if (one === undefined) return;
-    this.#verifying.delete(id);
-    this.#verifyingByKey.delete(one.key);
-    if (isGood) {
-      this.#accept(now, one.topic, one.from, one.message, one.frame);
-      for (const other of one.others) one.topic.duplicate(now.nowMs, other.from, other.message);
-    } else {
-      this.#invalidSignature(now, one.from);
-      // somebody else's copy may be the real one
-      const [next, ...rest] = one.others;
-      if (next !== undefined) this.#check(now, one.topic, next.from, next.message, next.frame, rest);
-    }
+    this.#checks.verified(now, id, isGood);
     this.#arm();
   }
 
@@ -276,10 +266,7 @@ export class PubSub {
 
   sent(now: Now, ticket: SendTicket, fate: SendFate): void {
     this.#lastMs = now.nowMs;
-    const sender = this.#senders.get(ticket.peer);
-    if (sender === undefined) return;
-    sender.done(now.nowMs, ticket, fate, this.#rttMs(ticket.peer));
-    this.#pump(now.nowMs, sender);
+    this.#senders.done(now.nowMs, ticket, fate);
     this.#arm();
   }
 
@@ -292,7 +279,7 @@ export class PubSub {
   peerDown(now: Now, peer: PeerKey): void {
     this.#lastMs = now.nowMs;
     for (const topic of this.#topics.values()) topic.peerDown(now.nowMs, peer);
-    this.#forgetSender(peer);
+    this.#senders.forget(peer);
     this.#cooling.forgetPeer(peer);
     this.#arm();
   }
@@ -322,10 +309,7 @@ export class PubSub {
     for (const topic of this.#topics.values()) if (nowMs >= topic.nextTimeoutMs) topic.handleTimeout(now);
     this.#cooling.handleTimeout(nowMs);
     this.#subscribers.handleTimeout(nowMs);
-    for (const sender of this.#busy) {
-      if (nowMs >= sender.dueMs) sender.expire(nowMs);
-      this.#pump(nowMs, sender);
-    }
+    this.#senders.handleTimeout(nowMs);
     if (nowMs >= this.#sweepMs) this.#sweep(now);
     this.#arm();
   }
@@ -373,14 +357,12 @@ export class PubSub {
     readonly cacheBytes: number;
     readonly sendQueuedBytes: number;
   } {
-    let sendQueuedBytes = 0;
-    for (const sender of this.#senders.values()) sendQueuedBytes += sender.queuedBytes;
     return {
       receiveFrames: this.#queue.frames,
       receiveBytes: this.#queue.bytes,
-      verifying: this.#verifying.size,
+      verifying: this.#checks.size,
       cacheBytes: this.#sumCache(),
-      sendQueuedBytes,
+      sendQueuedBytes: this.#senders.queuedBytes,
     };
   }
 
@@ -418,13 +400,8 @@ export class PubSub {
     }
     const state = topic.stateOf(message);
     if (state === "known") return topic.duplicate(now.nowMs, from, message);
-    const key = `${message.topic}${message.publisher.toHex()}${message.epoch}.${message.sequence}`;
-    const underWay = this.#verifyingByKey.get(key);
-    if (underWay !== undefined) {
-      if (underWay.others.length < MAX_ALTERNATES) underWay.others.push({ from, message, frame });
-      else topic.duplicate(now.nowMs, from, message);
-      return;
-    }
+    const copy = { topic, from, message, frame };
+    if (this.#checks.joins(now, copy)) return;
     const oldest = hlcOf(now.wallMs - MAX_SKEW_MS);
     if (state === "old" || message.hlc < Math.min(oldest, topic.sinceHlc)) {
       this.counters.tooOld++;
@@ -438,37 +415,10 @@ export class PubSub {
       this.counters.unknownPublishers++;
       return;
     }
-    this.#check(now, topic, from, message, frame, []);
+    this.#checks.begin(now, copy);
   }
 
-  #check(
-    now: Now,
-    topic: Topic,
-    from: PeerKey,
-    message: MessageFrame,
-    frame: Uint8Array,
-    others: Verifying["others"],
-  ): void {
-    const id = this.#nextVerify++;
-    const verdict = this.#deps.verify(id, message.publisher, message.body, message.signature);
-    if (verdict === undefined) {
-      const key = `${message.topic}${message.publisher.toHex()}${message.epoch}.${message.sequence}`;
-      const one: Verifying = { topic, key, message, frame, from, others };
-      this.#verifying.set(id, one);
-      this.#verifyingByKey.set(key, one);
-      return;
-    }
-    if (verdict) {
-      this.#accept(now, topic, from, message, frame);
-      for (const other of others) topic.duplicate(now.nowMs, other.from, other.message);
-      return;
-    }
-    this.#invalidSignature(now, from);
-    const [next, ...rest] = others;
-    if (next !== undefined) this.#check(now, topic, next.from, next.message, next.frame, rest);
-  }
-
-  #accept(now: Now, topic: Topic, from: PeerKey, message: MessageFrame, frame: Uint8Array): void {
+  #accept(now: Now, { topic, from, message, frame }: Copy): void {
     // the topic may have been left while the signature was checked
     if (this.#topics.get(topic.hex) !== topic) return;
     this.#clock.see(Math.min(message.hlc, hlcOf(now.wallMs + MAX_SKEW_MS)));
@@ -516,7 +466,7 @@ export class PubSub {
         score: (nowMs, peer) => this.#scores.score(nowMs, peer),
         isRefused: (nowMs, peer) => this.#scores.isRefused(nowMs, peer),
         isCooled: (peer, hex) => this.#cooling.isCooled(peer, hex),
-        send: (nowMs, peer, hex, frame, priority) => this.#send(nowMs, peer, hex, frame, priority),
+        send: (nowMs, peer, hex, frame, priority) => this.#senders.send(nowMs, peer, hex, frame, priority),
         deliver: (when, one, stream, message, frame) => {
           this.counters.deliveries++;
           this.#subscribers.deliver(when.nowMs, stream.ref, message, stream.window.floor);
@@ -532,7 +482,7 @@ export class PubSub {
           return true;
         },
         nextCursor: (when) => {
-          this.#cursor = Math.max(this.#cursor + 1, Math.floor(when.wallMs) * 1024);
+          this.#cursor = Math.max(this.#cursor + 1, Math.floor(when.wallMs) * CURSORS_PER_MS);
           return this.#cursor;
         },
       },
@@ -611,47 +561,7 @@ export class PubSub {
     frame[1] = 1;
     frame.set(Uint8Array.fromHex(topicHex), 2);
     frame[18] = 60;
-    this.#send(now.nowMs, peer, topicHex, frame, SendPriority.CONTROL);
-  }
-
-  #send(nowMs: number, peer: PeerKey, topicHex: string, frame: Uint8Array, priority: SendPriority): void {
-    let sender = this.#senders.get(peer);
-    if (sender === undefined) {
-      if (this.#senders.size >= MAX_PEERS) this.#forgetOneSender();
-      sender = new PeerSender(peer, this.counters, (ticket, isInTime) => {
-        this.#scores.note(this.#lastMs, ticket.peer, isInTime ? ScoreKind.SEND : ScoreKind.TIMEOUT);
-        this.#cooling.noteSend(this.#lastMs, ticket.peer, ticket.topic, isInTime);
-      });
-      this.#senders.set(peer, sender);
-    }
-    sender.offer(nowMs, topicHex, frame, priority);
-    this.#busy.add(sender);
-    this.#pump(nowMs, sender);
-  }
-
-  #pump(nowMs: number, sender: PeerSender): void {
-    const rttMs = this.#rttMs(sender.peer);
-    for (let ticket = sender.take(nowMs, rttMs); ticket !== undefined; ticket = sender.take(nowMs, rttMs)) {
-      const isPayload = ticket.priority === SendPriority.PUSH || ticket.priority === SendPriority.ANSWER;
-      if (isPayload) this.counters.payloadBytesSent += ticket.frame.length;
-      else this.counters.controlBytesSent += ticket.frame.length;
-      this.#emit({ kind: "send", ticket });
-      if (sender.dueMs < this.#dueMs) this.#dueMs = sender.dueMs;
-    }
-  }
-
-  #forgetSender(peer: PeerKey): void {
-    const sender = this.#senders.get(peer);
-    if (sender === undefined) return;
-    this.#senders.delete(peer);
-    this.#busy.delete(sender);
-  }
-
-  /** An idle one if there is any, else the longest known. */
-  #forgetOneSender(): void {
-    for (const [peer, sender] of this.#senders) if (sender.isIdle) return this.#forgetSender(peer);
-    const [first] = this.#senders.keys();
-    this.#forgetSender(first);
+    this.#senders.send(now.nowMs, peer, topicHex, frame, SendPriority.CONTROL);
   }
 
   #rttMs(peer: PeerKey): number {
@@ -667,8 +577,8 @@ export class PubSub {
         continue;
       }
       for (const link of topic.tree.links()) {
-        const sender = this.#senders.get(link.peer);
-        if (sender !== undefined) this.#cooling.noteWait(nowMs, link.peer, topic.hex, sender.waitMs(nowMs));
+        const waitMs = this.#senders.waitMs(nowMs, link.peer);
+        if (waitMs !== undefined) this.#cooling.noteWait(nowMs, link.peer, topic.hex, waitMs);
       }
     }
     // over all topics: the largest gives
@@ -697,10 +607,6 @@ export class PubSub {
   #arm(): void {
     let due = Math.min(this.#cooling.nextTimeoutMs, this.#subscribers.nextTimeoutMs, this.#sweepMs);
     for (const topic of this.#topics.values()) if (topic.nextTimeoutMs < due) due = topic.nextTimeoutMs;
-    for (const sender of this.#busy) {
-      if (sender.isIdle) this.#busy.delete(sender);
-      else if (sender.dueMs < due) due = sender.dueMs;
-    }
-    this.#dueMs = due;
+    this.#dueMs = Math.min(due, this.#senders.nextTimeoutMs);
   }
 }

@@ -198,8 +198,12 @@ export class Recovery {
     const stuckMs = nowMs - stream.stuckSinceMs;
     const isRefused = stream.refusals.size >= Math.max(1, Math.min(GIVE_UP_REFUSALS, this.#deps.neighbours()));
     if (!(stuckMs > GIVE_UP_ALONE_MS || (stuckMs > GIVE_UP_MS && isRefused))) return false;
-    const [hole] = stream.window.missing(Math.max(stream.top, stream.window.top), 1);
-    if (hole === undefined) return false;
+    // only below what was seen with a signature: a claim alone never moves the floor
+    const [hole] = stream.window.missing(stream.window.top, 1);
+    if (hole === undefined) {
+      stream.forgetClaims();
+      return true;
+    }
     this.#deps.counters.abandoned += stream.skipTo(hole.to);
     this.#deps.wants.settle(stream);
     this.#deps.skipped(nowMs, stream);

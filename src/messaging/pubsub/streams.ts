@@ -97,6 +97,18 @@ export class PublisherStream {
     if (this.providers.length > MAX_PROVIDERS) this.providers.shift();
   }
 
+  /** The peer does not have what it said. When nobody says so any more, nothing beyond what was seen here is missing. */
+  disown(provider: PeerKey): void {
+    this.providers = this.providers.filter((peer) => peer !== provider);
+    if (this.providers.length === 0) this.forgetClaims();
+  }
+
+  /** What nobody has shown is not missing. */
+  forgetClaims(): void {
+    this.top = this.window.top;
+    if (!this.isMissing) this.missingSinceMs = undefined;
+  }
+
   /** Verified, or settled by somebody's word: something to compare. */
   get isKnown(): boolean {
     return this.publisher !== undefined || this.window.floor > 0;

@@ -11,9 +11,19 @@
 import { toHex } from "../../base/bytes.ts";
 import type { Now } from "../../base/clock.ts";
 import type { Random } from "../../base/random.ts";
+import { Announcements, hasHeard, noteHeard } from "./announcements.ts";
+import { Answers, MAX_ANSWER_MESSAGES } from "./answers.ts";
 import { type CachedMessage, MessageCache } from "./cache.ts";
-import { type ControlFrame, encodeControlFrame, type Entry, FrameType, MAX_ENTRIES, NoneReason } from "./frames.ts";
-import { asType, decodeMessage, hlcOf, type MessageFrame } from "./message.ts";
+import {
+  type ControlFrame,
+  countEntries,
+  encodeControlFrame,
+  type Entry,
+  extendEntries,
+  FrameType,
+  NoneReason,
+} from "./frames.ts";
+import { asType, hlcOf, type MessageFrame } from "./message.ts";
 import { Recovery } from "./recovery.ts";
 import { type PublisherStream, StreamTable, type Want } from "./streams.ts";
 import { MIN_LINKS, TopicTree } from "./tree.ts";
@@ -27,7 +37,6 @@ import {
 } from "./types.ts";
 import { Wants } from "./wants.ts";
 
-const ANNOUNCE_MS = 100;
 /** Further than this from a clock here: a message is from the future, or too old to be news. */
 export const MAX_SKEW_MS = 3_600_000;
 /** Clocks may differ by so much before a node that joins misses the first messages of others. */
@@ -35,8 +44,8 @@ const JOIN_SLACK_MS = 5000;
 const MAX_STREAMS = 4096;
 /** A later sequence announces what is between, up to so many; more is left to comparing. */
 const MAX_GAP = 8;
-const MAX_ANSWER_BYTES = 131_072;
-const MAX_ANSWER_MESSAGES = 64;
+/** Of an announcement, so many are waited for one by one; more is left to comparing. */
+const MAX_NEWS = 64;
 /** Of the last eight new messages, how many were late before the tree is changed. */
 const LATE_FOR_GRAFT = 2;
 const LATE_FOR_FORCED_GRAFT = 5;
@@ -98,9 +107,8 @@ export class Topic {
   readonly #deps: TopicDeps;
   readonly #options: Required<PubSubOptions>;
   #nowMs: number;
-  #fresh: CachedMessage[] = [];
-  #old: CachedMessage[] = [];
-  #announceDueMs: number = Number.POSITIVE_INFINITY;
+  readonly #announcements: Announcements;
+  readonly #answers: Answers;
   #refreshDueMs: number;
   #retryMs: number = FIRST_RETRY_MS;
   #hasJoined = false;
@@ -157,7 +165,7 @@ export class Topic {
       random: deps.random,
       rttMs: (peer) => deps.rttMs(peer),
       ask: (nowMs, peer, entries) => {
-        deps.counters.wanted += count(entries);
+        deps.counters.wanted += countEntries(entries);
         this.#control(nowMs, peer, { type: "iwant", since: this.sinceHlc, entries }, SendPriority.CONTROL);
       },
     });
@@ -171,6 +179,23 @@ export class Topic {
       send: (nowMs, peer, frame) => this.#control(nowMs, peer, frame),
       skipped: (nowMs, stream) => deps.advance(nowMs, this, stream),
     });
+    this.#announcements = new Announcements({
+      counters: deps.counters,
+      audience: () => this.#audience(),
+      announce: (nowMs, peer, entries, isOld) =>
+        this.#control(nowMs, peer, { type: "ihave", isOld, entries }, SendPriority.CHATTER),
+    });
+    this.#answers = new Answers({
+      topic: name,
+      sinceHlc: this.sinceHlc,
+      counters: deps.counters,
+      streams: this.streams,
+      cache: this.cache,
+      answer: (nowMs, peer, frame) => deps.send(nowMs, peer, this.hex, frame, SendPriority.ANSWER),
+      refuse: (nowMs, peer, frame) => this.#control(nowMs, peer, frame),
+      noteHeard,
+      read: (read) => deps.read(read),
+    });
     this.#refreshDueMs = now.nowMs;
     this.#shortenMs = now.nowMs + SHORTEN_GAP_MS * deps.random.unit();
     this.#compareDueMs = isSource
@@ -180,7 +205,7 @@ export class Topic {
 
   get nextTimeoutMs(): number {
     return Math.min(
-      this.#announceDueMs,
+      this.#announcements.nextTimeoutMs,
       this.#refreshDueMs,
       this.#compareDueMs,
       this.wants.nextTimeoutMs,
@@ -191,7 +216,7 @@ export class Topic {
   handleTimeout(now: Now): void {
     const { nowMs } = now;
     this.#nowMs = nowMs;
-    if (nowMs >= this.#announceDueMs) this.#announce(nowMs);
+    this.#announcements.handleTimeout(nowMs);
     this.wants.handleTimeout(nowMs);
     this.recovery.handleTimeout(nowMs);
     if (nowMs >= this.#refreshDueMs) this.#refresh(nowMs);
@@ -261,7 +286,7 @@ export class Topic {
     this.#deps.counters.duplicates++;
     const stream = this.streams.find(message.publisher, message.epoch);
     const cached = stream === undefined ? undefined : this.cache.get(stream.ref, message.sequence);
-    this.#noteHeard(cached, from);
+    noteHeard(cached, from);
     if (message.type === FrameType.ANSWER) return;
     if (cached?.announcedMs !== undefined) {
       // it was asked for too early: the tree would have brought it
@@ -280,7 +305,7 @@ export class Topic {
         if (!this.isSource) this.#onHave(nowMs, from, frame.entries, frame.isOld);
         return;
       case "iwant":
-        return this.#onWant(nowMs, from, frame.entries, frame.since);
+        return this.#answers.onWant(nowMs, from, frame.entries, frame.since);
       case "none":
         return this.#onNone(nowMs, from, frame.entries, frame.reason);
       case "graft":
@@ -307,6 +332,12 @@ export class Topic {
     if (link === undefined || this.isSource || nowMs - link.comparedMs < COMPARE_GAP_MS) return false;
     link.comparedMs = nowMs;
     return true;
+  }
+
+  /** What the retained log had of a question. */
+  logRead(nowMs: number, read: LogRead, frames: readonly Uint8Array[]): void {
+    this.#nowMs = nowMs;
+    this.#answers.logRead(nowMs, read, frames);
   }
 
   peerDown(nowMs: number, peer: PeerKey): void {
@@ -393,15 +424,14 @@ export class Topic {
     let pushed = 0;
     if (!isOld) {
       for (const link of this.tree.links()) {
-        if (!link.isEager || link.isSource || this.#hasHeard(cached, link.peer)) continue;
+        if (!link.isEager || link.isSource || hasHeard(cached, link.peer)) continue;
         cached.heard?.push(link.peer);
         this.#deps.send(nowMs, link.peer, this.hex, cached.frame, SendPriority.PUSH);
         counters.forwards++;
         pushed++;
       }
     }
-    (isOld ? this.#old : this.#fresh).push(cached);
-    if (this.#announceDueMs === Number.POSITIVE_INFINITY) this.#announceDueMs = nowMs + ANNOUNCE_MS;
+    this.#announcements.add(nowMs, cached, isOld);
     return pushed;
   }
 
@@ -438,52 +468,21 @@ export class Topic {
     this.tree.demote(nowMs, from, SHORTEN_GAP_MS);
   }
 
-  #hasHeard(cached: CachedMessage, peer: PeerKey): boolean {
-    return cached.heard?.includes(peer) === true;
-  }
-
-  #noteHeard(cached: CachedMessage | undefined, peer: PeerKey): void {
-    if (cached?.heard !== undefined && !cached.heard.includes(peer)) cached.heard.push(peer);
-  }
-
-  /** Says to lazy links what is new, and to all what was recovered. */
-  #announce(nowMs: number): void {
-    this.#announceDueMs = Number.POSITIVE_INFINITY;
-    const { counters } = this.#deps;
-    for (const [messages, isOld] of [
-      [this.#fresh, false],
-      [this.#old, true],
-    ] as const) {
-      if (messages.length === 0) continue;
-      messages.sort((a, b) => (a.ref < b.ref ? -1 : a.ref > b.ref ? 1 : a.sequence - b.sequence));
-      for (const link of this.tree.links()) {
-        // an eager link that was lazy when the message came has not heard of it
-        if (link.isSource) continue;
-        if (this.#options.hasFullView || this.#deps.isCooled(link.peer, this.hex)) continue;
-        const entries: Entry[] = [];
-        for (const message of messages)
-          if (!this.#hasHeard(message, link.peer)) extend(entries, message.ref, message.sequence);
-        for (let at = 0; at < entries.length; at += MAX_ENTRIES) {
-          const part = entries.slice(at, at + MAX_ENTRIES);
-          counters.announced += count(part);
-          this.#control(nowMs, link.peer, { type: "ihave", isOld, entries: part }, SendPriority.CHATTER);
-        }
-      }
-      for (const message of messages) message.heard = undefined;
-    }
-    this.#fresh = [];
-    this.#old = [];
+  *#audience(): Iterable<PeerKey> {
+    if (this.#options.hasFullView) return;
+    for (const link of this.tree.links())
+      if (!link.isSource && !this.#deps.isCooled(link.peer, this.hex)) yield link.peer;
   }
 
   #onHave(nowMs: number, from: PeerKey, entries: readonly Entry[], isOld: boolean): void {
     for (const { ref, from: first, to: last } of entries) {
       const stream = this.streams.claim(nowMs, ref);
       if (stream.publisher === undefined) stream.lastMs = nowMs;
-      if (last - first < MAX_GAP) {
+      if (last - first < MAX_NEWS) {
         let isMissing = false;
         for (let sequence = first; sequence <= last; sequence++) {
           if (stream.window.has(sequence)) {
-            this.#noteHeard(this.cache.get(ref, sequence), from);
+            noteHeard(this.cache.get(ref, sequence), from);
             continue;
           }
           isMissing = true;
@@ -494,108 +493,6 @@ export class Topic {
     }
   }
 
-  #onWant(nowMs: number, from: PeerKey, entries: readonly Entry[], since: number): void {
-    const { counters } = this.#deps;
-    const absent: Entry[] = [];
-    const before: Entry[] = [];
-    // looked up once per stream, however often it is named
-    const lastBefore = new Map<string, number>();
-    let bytes = 0;
-    let messages = 0;
-    for (const { ref, from: first, to: last } of entries) {
-      const beforeTo = this.#beforeTo(ref, first, since, lastBefore);
-      if (beforeTo >= first) before.push({ ref, from: first, to: beforeTo });
-      for (let sequence = Math.max(first, beforeTo + 1); sequence <= last; sequence++) {
-        const cached = this.cache.get(ref, sequence);
-        if (cached === undefined) {
-          // a question about a huge range costs no more than an answer could
-          if (sequence - first >= MAX_ANSWER_MESSAGES) {
-            extend(absent, ref, sequence, last);
-            break;
-          }
-          extend(absent, ref, sequence);
-          continue;
-        }
-        if (bytes >= MAX_ANSWER_BYTES || messages >= MAX_ANSWER_MESSAGES) break;
-        bytes += cached.frame.length;
-        messages++;
-        this.#deps.send(nowMs, from, this.hex, asType(cached.frame, FrameType.ANSWER), SendPriority.ANSWER);
-        this.#noteHeard(cached, from);
-      }
-    }
-    counters.answered += messages;
-    if (before.length > 0) this.#control(nowMs, from, { type: "none", reason: NoneReason.BEFORE, entries: before });
-    if (absent.length === 0) return;
-    const gone: Entry[] = [];
-    const missing: Entry[] = [];
-    for (const entry of absent) {
-      if (this.#readLog(entry, from, since)) continue;
-      const window = this.streams.byRef(entry.ref)?.window;
-      if (window?.has(entry.from) === true) gone.push(entry);
-      else missing.push(entry);
-    }
-    counters.notAvailable += count(absent);
-    for (const [reason, list] of [
-      [NoneReason.GONE, gone],
-      [NoneReason.MISSING, missing],
-    ] as const)
-      if (list.length > 0) this.#control(nowMs, from, { type: "none", reason, entries: list.slice(0, MAX_ENTRIES) });
-  }
-
-  /** What was here once may be in the log. */
-  #readLog({ ref, from, to }: Entry, peer: PeerKey, since: number): boolean {
-    const stream = this.streams.byRef(ref);
-    if (stream?.publisher === undefined || !stream.window.has(from)) return false;
-    return this.#deps.read({
-      topic: this.name,
-      ref,
-      from,
-      to: Math.min(to, from + MAX_ANSWER_MESSAGES - 1),
-      peer,
-      since,
-    });
-  }
-
-  /** What the log had of it. */
-  logRead(nowMs: number, read: LogRead, frames: readonly Uint8Array[]): void {
-    this.#nowMs = nowMs;
-    const { ref, from, to, peer, since } = read;
-    let next = from;
-    const none: Entry[] = [];
-    const before: Entry[] = [];
-    for (const frame of frames) {
-      const message = decodeMessage(frame);
-      if (message === undefined || message.sequence < next || message.sequence > to) continue;
-      if (message.sequence > next) extend(none, ref, next, message.sequence - 1);
-      next = message.sequence + 1;
-      if (message.hlc < since) {
-        // all before it are older still
-        none.length = 0;
-        before[0] = { ref, from, to: message.sequence };
-        continue;
-      }
-      this.#deps.counters.answered++;
-      this.#deps.send(nowMs, peer, this.hex, asType(frame, FrameType.ANSWER), SendPriority.ANSWER);
-    }
-    if (next <= to) extend(none, ref, next, to);
-    if (before.length > 0) this.#control(nowMs, peer, { type: "none", reason: NoneReason.BEFORE, entries: before });
-    this.#deps.counters.notAvailable += count(none);
-    if (none.length > 0) this.#control(nowMs, peer, { type: "none", reason: NoneReason.GONE, entries: none });
-  }
-
-  /** Up to which sequence, from `first` on, everything of the stream is older than `since`; below `first`: unknown or nothing. */
-  #beforeTo(ref: string, first: number, since: number, found: Map<string, number>): number {
-    const stream = this.streams.byRef(ref);
-    if (stream === undefined) return 0;
-    if (stream.publisher === undefined) return since >= this.sinceHlc ? stream.window.floor : 0;
-    if (stream.hlc < since) return Math.max(stream.window.floor, stream.window.top);
-    const asked = this.cache.get(ref, first);
-    if (asked !== undefined && asked.hlc >= since) return 0;
-    const last = found.get(ref) ?? this.cache.lastBefore(ref, since);
-    found.set(ref, last);
-    return last;
-  }
-
   #onNone(nowMs: number, from: PeerKey, entries: readonly Entry[], reason: NoneReason): void {
     for (const { ref, from: first, to: last } of entries) {
       const stream = this.streams.byRef(ref);
@@ -604,7 +501,7 @@ export class Topic {
         continue;
       if (reason !== NoneReason.BEFORE) {
         if (reason === NoneReason.GONE && first <= stream.window.floor + 1) stream.refusals.add(from);
-        stream.providers = stream.providers.filter((peer) => peer !== from);
+        stream.disown(from);
         this.wants.refused(nowMs, stream, first, last, from);
         continue;
       }
@@ -653,7 +550,7 @@ export class Topic {
     if (!this.isSource) return this.recovery.compare(nowMs, peer);
     // what was published before anybody was known
     const entries: Entry[] = [];
-    for (const message of this.cache.latest(MAX_ANSWER_MESSAGES)) extend(entries, message.ref, message.sequence);
+    for (const message of this.cache.latest(MAX_ANSWER_MESSAGES)) extendEntries(entries, message.ref, message.sequence);
     if (entries.length > 0) this.#control(nowMs, peer, { type: "ihave", isOld: false, entries });
   }
 
@@ -669,17 +566,4 @@ export class Topic {
     const bytes = encodeControlFrame({ ...frame, topic: this.hex });
     this.#deps.send(nowMs, peer, this.hex, bytes, priority);
   }
-}
-
-/** Adds sequences to the end of a list, to the last entry where they continue it. */
-function extend(entries: Entry[], ref: string, from: number, to: number = from): void {
-  const last = entries.at(-1);
-  if (last !== undefined && last.ref === ref && last.to + 1 === from) entries[entries.length - 1] = { ...last, to };
-  else entries.push({ ref, from, to });
-}
-
-function count(entries: readonly Entry[]): number {
-  let sum = 0;
-  for (const { from, to } of entries) sum += to - from + 1;
-  return sum;
 }

@@ -104,6 +104,8 @@ export class TopicTree {
     for (const peer of peers) {
       if (made.length >= wanted && !this.#deps.hasFullView) break;
       if (this.#links.has(peer) || this.#deps.isRefused(peer) || this.#deps.isCooled(peer)) continue;
+      // it has ended the link a short time ago, or does not take part at all
+      if (this.#isBackedOff(nowMs, peer) && !this.#deps.hasFullView) continue;
       const isEager =
         this.#deps.hasFullView ||
         (this.#eager < (isFirst ? FIRST_EAGER : 1) && !this.#isBackedOff(nowMs, peer) && this.#eager < MAX_EAGER);

@@ -4,19 +4,21 @@ import fc from "fast-check";
 import { parseAddress } from "../../base/endpoint.ts";
 import { decodeOpening, encodeOpening, hostBytes, OPENING_BYTES } from "./opening.ts";
 import {
+  allowLine,
   type AllowRule,
   allowsTarget,
   formatNodeTarget,
-  LOOPBACK_ONLY,
   mayLookUp,
   parseListenAddress,
   parseNodeTarget,
   parseTargetRule,
+  type Place,
   type TargetRule,
 } from "./targets.ts";
 
 const PEER = { id: "w1abc", name: "laptop", tags: ["ops"] };
 const at = (text: string): Uint8Array => parseAddress(text) as Uint8Array;
+const place = (address: string, port: number, name = ""): Place => ({ name, address: at(address), port, isOwn: false });
 const rule = (peers: readonly string[] | undefined, ...targets: string[]): AllowRule => ({
   peers,
   targets: targets.map((text) => parseTargetRule(text) as TargetRule),
@@ -57,12 +59,14 @@ test("a port alone listens on loopback", () => {
   for (const text of ["", "x", "70000", "host:80", "1.2.3:80"]) assert.equal(parseListenAddress(text), undefined, text);
 });
 
-test("without configuration every member reaches loopback and nothing else", () => {
-  const may = (address: string, name = ""): boolean => allowsTarget(LOOPBACK_ONLY, PEER, name, at(address), 80);
-  assert.ok(may("127.0.0.1"));
-  assert.ok(may("127.9.9.9"));
-  assert.ok(may("::1"));
-  assert.ok(may("::ffff:127.0.0.1"));
+test("without rules nobody reaches anything, and a rule for loopback opens loopback alone", () => {
+  const rules = [rule(undefined, "loopback:80")];
+  const may = (address: string, name = ""): boolean => allowsTarget(rules, PEER, place(address, 80, name));
+  for (const address of ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"]) {
+    assert.ok(may(address), address);
+    assert.equal(allowsTarget([], PEER, place(address, 80)), false, address);
+    assert.equal(allowsTarget(rules, PEER, place(address, 81)), false, address);
+  }
   for (const address of ["10.0.0.1", "0.0.0.0", "::", "169.254.169.254", "fe80::1", "::2", "128.0.0.1"])
     assert.equal(may(address), false, address);
 });
@@ -73,7 +77,7 @@ test("rules name peers, hosts and ports, and what they do not name is refused", 
     rule(["tag:ops"], "[fd00::/8]:1-1023"),
     rule(["other"], "*:*", "loopback:*"),
   ];
-  const may = (address: string, port: number, name = ""): boolean => allowsTarget(rules, PEER, name, at(address), port);
+  const may = (address: string, port: number, name = ""): boolean => allowsTarget(rules, PEER, place(address, port, name));
   assert.ok(may("10.0.0.7", 22));
   assert.equal(may("10.0.1.7", 22), false);
   assert.equal(may("10.0.0.7", 23), false);
@@ -86,15 +90,50 @@ test("rules name peers, hosts and ports, and what they do not name is refused", 
   assert.equal(mayLookUp(rules, PEER, "db.internal", 9999), false);
   assert.ok(mayLookUp(rules, PEER, "db.internal", 5432));
   assert.equal(mayLookUp(rules, PEER, "evil.example", 5432), false);
-  assert.equal(mayLookUp(LOOPBACK_ONLY, PEER, "db.internal", 5432), false);
+  assert.equal(mayLookUp([rule(undefined, "loopback:*")], PEER, "db.internal", 5432), false);
   assert.ok(mayLookUp(rules, { ...PEER, name: "other" }, "evil.example", 9999));
 });
 
 test("a rule for any host does not open the machine itself, and 0.0.0.0 is never a target", () => {
   const rules = [rule(undefined, "*:*")];
-  assert.ok(allowsTarget(rules, PEER, "", at("192.0.2.1"), 1));
+  assert.ok(allowsTarget(rules, PEER, place("192.0.2.1", 1)));
   for (const address of ["127.0.0.1", "::1", "0.0.0.0", "::"])
-    assert.equal(allowsTarget(rules, PEER, "", at(address), 1), false, address);
+    assert.equal(allowsTarget(rules, PEER, place(address, 1)), false, address);
+});
+
+test("loopback and metadata services are opened by rules that mean them, and by no wider one", () => {
+  const special = ["127.0.0.1", "127.0.1.1", "::1", "169.254.169.254", "fe80::1", "fd00:ec2::254", "168.63.129.16"];
+  const wide = ["*:*", "0.0.0.0/0:*", "[::/0]:*", "126.0.0.0/7:*", "169.0.0.0/8:*", "[::/64]:*", "[fd00::/8]:*", "nas:*"];
+  for (const address of special) {
+    for (const text of wide)
+      assert.equal(allowsTarget([rule(undefined, text)], PEER, place(address, 1, "nas")), false, `${text} ${address}`);
+    const bracketed = address.includes(":") ? `[${address}]` : address;
+    assert.ok(allowsTarget([rule(undefined, `${bracketed}:1`)], PEER, place(address, 1)), address);
+  }
+  assert.ok(allowsTarget([rule(undefined, "169.254.0.0/16:80")], PEER, place("169.254.169.254", 80)));
+  assert.ok(allowsTarget([rule(undefined, "127.0.0.0/8:80")], PEER, place("127.0.0.1", 80)));
+  assert.equal(allowsTarget([rule(undefined, "loopback:*")], PEER, place("169.254.169.254", 80)), false);
+});
+
+test("a rule for any host leaves out the addresses of the machine itself, one that names them does not", () => {
+  const own = { ...place("10.0.0.5", 22, "nas"), isOwn: true };
+  for (const text of ["*:22", "0.0.0.0/0:22"]) {
+    assert.equal(allowsTarget([rule(undefined, text)], PEER, own), false, text);
+    assert.ok(allowsTarget([rule(undefined, text)], PEER, { ...own, isOwn: false }), text);
+  }
+  for (const text of ["10.0.0.0/24:22", "10.0.0.5:22", "nas:22"])
+    assert.ok(allowsTarget([rule(undefined, text)], PEER, own), text);
+});
+
+test("the line that would allow a target allows that target", () => {
+  for (const [host, address] of [
+    ["", "127.0.0.1"],
+    ["10.0.0.5", "10.0.0.5"],
+    ["fd00::2", "fd00::2"],
+  ] as const) {
+    const text = /targets = \["(.*)"\]/.exec(allowLine("laptop", { host, port: 80 }))?.[1] ?? "";
+    assert.ok(allowsTarget([rule(["laptop"], text)], PEER, place(address, 80)), text);
+  }
 });
 
 test("what is no rule is not taken for one", () => {
@@ -118,10 +157,11 @@ test("an IPv4 prefix judges as its numbers do", () => {
     [value >>> 24, (value >>> 16) & 255, (value >>> 8) & 255, value & 255].join(".");
   fc.assert(
     fc.property(u32, u32, fc.integer({ min: 0, max: 32 }), (base, other, bits) => {
-      fc.pre(other >>> 24 !== 127 && other !== 0);
+      // loopback and metadata services have rules of their own
+      fc.pre(![127, 169, 168, 192, 100].includes(other >>> 24) && other !== 0);
       const expected = bits === 0 || base >>> (32 - bits) === other >>> (32 - bits);
       const rules = [rule(undefined, `${text(base)}/${bits}:80`)];
-      assert.equal(allowsTarget(rules, PEER, "", at(text(other)), 80), expected);
+      assert.equal(allowsTarget(rules, PEER, place(text(other), 80)), expected);
     }),
   );
 });

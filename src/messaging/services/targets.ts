@@ -3,8 +3,10 @@
  *   target  NODE:PORT (the node's loopback) or NODE:HOST:PORT, IPv6 in brackets
  *   rule    HOSTS:PORTS with HOSTS = loopback | address | prefix | name | *, PORTS = number | low-high | *
  * Nothing is allowed that no rule names. An unspecified address (0.0.0.0, ::) is never allowed: the kernel takes it for loopback.
- * A name that a rule names is trusted with every address it has; any other name is judged by the address it leads to, and that address is the
- * one to connect to. Source: docs/protocol.md, "Forwards"; sans-I/O.
+ * Loopback, link-local addresses and the metadata services of clouds are allowed by rules that mean them and by no wider one: "loopback", or an
+ * address or prefix that lies inside. "*" and a prefix of length 0 leave out the addresses of the machine itself.
+ * A name that a rule names is trusted with every other address it has; any other name is judged by the address it leads to, and that address
+ * is the one to connect to. Source: docs/protocol.md, "Forwards"; sans-I/O.
  */
 import { formatAddress, isIPv4Mapped, parseAddress } from "../../base/endpoint.ts";
 
@@ -48,6 +50,17 @@ export interface AllowRule {
   readonly targets: readonly TargetRule[];
 }
 
+/** Where a connection would go. */
+export interface Place {
+  /** As the peer wrote it; "" when it gave an address or loopback. */
+  readonly name: string;
+  /** 16 bytes */
+  readonly address: Uint8Array;
+  readonly port: number;
+  /** The address is one of this machine's interfaces. */
+  readonly isOwn: boolean;
+}
+
 export const MAX_HOST_BYTES = 253;
 const HOST = String.raw`\[[0-9a-fA-F:.]+\]|[^\s:[\]]+`;
 const TARGET_PATTERN = new RegExp(String.raw`^(${HOST})(?::(${HOST}))?:(\d{1,5})$`);
@@ -79,6 +92,12 @@ export function parseNodeTarget(text: string): NodeTarget | undefined {
   return { node: unbracketed(match[1]), target: { host: isLoopbackHost(host) ? "" : host, port: number } };
 }
 
+/** The line of weft.toml, in [forward], by which a node lets a member go there. */
+export function allowLine(peer: string, { host, port: number }: Target): string {
+  const hosts = host === "" ? "loopback" : host.includes(":") ? `[${host}]` : host;
+  return `allow = [{ peers = ["${peer}"], targets = ["${hosts}:${number}"] }]`;
+}
+
 export function formatNodeTarget({ node, target }: NodeTarget): string {
   const bracketed = (host: string): string => (host.includes(":") ? `[${host}]` : host);
   return `${bracketed(node)}${target.host === "" ? "" : `:${bracketed(target.host)}`}:${target.port}`;
@@ -95,13 +114,6 @@ export function parseListenAddress(text: string): { readonly address: string; re
 
 function isLoopbackHost(host: string): boolean {
   return host === "" || /^localhost\.?$/i.test(host);
-}
-
-/** @param address 16 bytes */
-export function isLoopbackAddress(address: Uint8Array): boolean {
-  if (isIPv4Mapped(address)) return address[12] === 127;
-  for (let i = 0; i < 15; i++) if (address[i] !== 0) return false;
-  return address[15] === 1;
 }
 
 function isUnspecified(address: Uint8Array): boolean {
@@ -137,10 +149,21 @@ function parseHostRule(text: string): HostRule | undefined {
   return { kind: "name", name: text.toLowerCase(), prefix: NO_PREFIX, bits: 0 };
 }
 
-/** What a member is given without configuration: the loopback services of this node. */
-export const LOOPBACK_ONLY: readonly AllowRule[] = [
-  { peers: undefined, targets: [parseTargetRule("loopback:*") as TargetRule] },
-];
+const LOOPBACK = ["127.0.0.0/8", "[::1/128]"].map(hostRule);
+/** Link-local (RFC 3927, RFC 4291 section 2.5.6), and where clouds serve credentials outside of it. */
+const METADATA = [
+  "169.254.0.0/16",
+  "168.63.129.16",
+  "192.0.0.192",
+  "100.100.100.200",
+  "[fe80::/10]",
+  "[fd00:ec2::254]",
+  "[fd20:ce::254]",
+].map(hostRule);
+
+function hostRule(text: string): HostRule {
+  return parseHostRule(unbracketed(text)) as HostRule;
+}
 
 export function matchesPeer(peers: readonly string[] | undefined, peer: PeerNames): boolean {
   if (peers === undefined) return true;
@@ -157,29 +180,28 @@ export function mayLookUp(rules: readonly AllowRule[], peer: PeerNames, name: st
   );
 }
 
-/** @param name as the peer wrote it; "" when it gave an address or loopback @param address 16 bytes: where a connection would go */
-export function allowsTarget(
-  rules: readonly AllowRule[],
-  peer: PeerNames,
-  name: string,
-  address: Uint8Array,
-  portNumber: number,
-): boolean {
+export function allowsTarget(rules: readonly AllowRule[], peer: PeerNames, place: Place): boolean {
+  const { name, address, isOwn } = place;
   if (isUnspecified(address)) return false;
-  const isLoopback = isLoopbackAddress(address);
-  return matching(rules, peer, portNumber).some((rule) => {
+  const special = [...LOOPBACK, ...METADATA].find((one) => inPrefix(address, one));
+  return matching(rules, peer, place.port).some((rule) => {
     switch (rule.kind) {
-      case "any":
-        // "*" says any host: the machine itself is named by "loopback"
-        return !isLoopback;
       case "loopback":
-        return isLoopback;
+        return special !== undefined && LOOPBACK.includes(special);
+      case "any":
+        return special === undefined && !isOwn;
       case "name":
-        return name !== "" && rule.name === name.toLowerCase();
+        return special === undefined && name !== "" && rule.name === name.toLowerCase();
       case "prefix":
-        return inPrefix(address, rule.prefix, rule.bits);
+        if (special !== undefined && !(rule.bits >= special.bits && inPrefix(rule.prefix, special))) return false;
+        return inPrefix(address, rule) && !(isOwn && isEverything(rule));
     }
   });
+}
+
+/** "0.0.0.0/0" and "[::/0]" say no more than "*". */
+function isEverything({ prefix, bits }: HostRule): boolean {
+  return bits === (isIPv4Mapped(prefix) ? 96 : 0);
 }
 
 function matching(rules: readonly AllowRule[], peer: PeerNames, portNumber: number): TargetRule[] {
@@ -188,7 +210,7 @@ function matching(rules: readonly AllowRule[], peer: PeerNames, portNumber: numb
     .flatMap(({ targets }) => targets.filter((one) => portNumber >= one.lowPort && portNumber <= one.highPort));
 }
 
-function inPrefix(address: Uint8Array, prefix: Uint8Array, bits: number): boolean {
+function inPrefix(address: Uint8Array, { prefix, bits }: HostRule): boolean {
   // an IPv4 prefix covers 96 bits and more, so that only IPv4 fits it, and an IPv6 one never means IPv4
   if (isIPv4Mapped(address) !== isIPv4Mapped(prefix)) return false;
   for (let bit = 0; bit < bits; bit++) {

@@ -5,8 +5,9 @@ import { get } from "node:http";
 import { test, type TestContext } from "node:test";
 import { WebSocket } from "ws";
 import { VirtualClock } from "../../../test/support/virtual-clock.ts";
-import { ENDPOINT_BYTES, virtualEndpoint, virtualOf, VirtualType } from "../../base/endpoint.ts";
+import { ENDPOINT_BYTES, parseAddress, virtualEndpoint, virtualOf, VirtualType } from "../../base/endpoint.ts";
 import type { Logger } from "../../base/log.ts";
+import { ownListeners } from "../../base/own-listeners.ts";
 import { SeededRandom } from "../../base/random.ts";
 import type { Command } from "../../dataplane/messages.ts";
 import { Channels } from "./channels.ts";
@@ -226,6 +227,8 @@ test("text, oversized messages, other protocols and plain requests are refused",
 test("one address gets 8 channels without a session; through a proxy each client counts for itself", async (t) => {
   const server = new Side(t, { serves: true });
   await server.channels.start();
+  // no forward of a member leads here
+  assert.ok(ownListeners.takes(parseAddress("127.0.0.1") as Uint8Array, server.channels.port));
   const from = (address: string): Promise<WebSocket | number> =>
     stranger(server.url, { "x-forwarded-for": `203.0.113.77, ${address}` });
   for (let i = 0; i < 8; i++) assert.ok((await from("192.0.2.1")) instanceof WebSocket);

@@ -13,6 +13,7 @@ import { WebSocketServer, type WebSocket } from "ws";
 import { formatEndpoint } from "../../base/endpoint.ts";
 import { WeftError } from "../../base/errors.ts";
 import type { Logger } from "../../base/log.ts";
+import { ownListeners } from "../../base/own-listeners.ts";
 import { MAX_DATAGRAM_BYTES, SUBPROTOCOL, type ChannelConnection } from "./connection.ts";
 import { limitKey, TrustedProxies } from "./forwarded.ts";
 
@@ -106,6 +107,7 @@ export class ChannelServer {
       );
       this.#http.listen(port, address, resolve);
     });
+    ownListeners.claim(this.#http);
     this.#http.removeAllListeners("error");
     this.#http.on("error", (error) => this.#deps.log.warn(`channel server: ${error.message}`));
   }

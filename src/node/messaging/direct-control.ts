@@ -45,6 +45,8 @@ export function createDirectControl(part: DirectPart): DirectControl {
     const key = local(agent);
     return key === undefined ? "" : toHex(key);
   };
+  const isOf = (agent: string | undefined, id: string): boolean =>
+    agent === undefined || part.sentAs(id) === inboxOf(agent);
   const target = (text: string): { nodeId: Uint8Array; agent: AgentKey } => {
     const agent = part.agents?.target(text);
     if (agent !== undefined) return agent;
@@ -126,13 +128,15 @@ export function createDirectControl(part: DirectPart): DirectControl {
     async send(message) {
       return sendView(await part.send(toRequest(message)));
     },
-    status(id) {
+    status(id, agent) {
+      if (!isOf(agent, id)) return undefined;
       const result = part.machine.status(id);
       return result === undefined ? undefined : sendView(result);
     },
-    outgoing: () =>
+    outgoing: (agent) =>
       part.machine
         .outgoing()
+        .filter(({ id }) => isOf(agent, id))
         .slice(0, MAX_OUTGOING)
         .map(({ id, to, attempts, isClosing, createdWallMs, bytes }) => ({
           id,
@@ -145,7 +149,8 @@ export function createDirectControl(part: DirectPart): DirectControl {
     async request(message, signal) {
       return requestView(await part.request(toRequest(message), signal));
     },
-    inboxes: () => part.machine.inboxes().map(({ inbox }) => inboxView(inbox)),
+    inboxes: (agent) =>
+      agent === undefined ? part.machine.inboxes().map(({ inbox }) => inboxView(inbox)) : [inboxView(inboxOf(agent))],
     async inbox(agent, after, limit) {
       const name = inboxOf(agent);
       const { cursor } = part.machine.inbox(name, 0, 0);
@@ -164,7 +169,10 @@ export function createDirectControl(part: DirectPart): DirectControl {
         throw new WeftError("SERVICE_TAKEN", `"${name}" is served already`, "end the other one, or use another name");
       return end;
     },
-    respond: (key, payload, failed) => part.respond(key, payload, failed),
+    respond(key, payload, failed, agent) {
+      if (agent !== undefined && part.servedAs(key) !== inboxOf(agent)) return false;
+      return part.respond(key, payload, failed);
+    },
     trust: () => part.machine.trusts().map(({ nodeId, level }) => ({ node: nodeRef(nodeId), trust: level })),
     async setTrust(node, trust) {
       const { nodeId } = target(node);

@@ -59,6 +59,7 @@ export interface ServiceListener {
 const PAGE_ROWS = 1_000;
 /** Share of the message store that inboxes, and what waits to be sent, may take each. */
 const STORE_SHARE = 4;
+const MAX_SENT_AS = 16_384;
 const MOST_OUTGOING_BYTES = 64 << 20;
 
 export class DirectPart implements MessagingPart {
@@ -85,7 +86,9 @@ export class DirectPart implements MessagingPart {
   readonly #callers = new Map<string, (result: RequestResult) => void>();
   readonly #services = new Map<string, ServiceListener>();
   /** Key of a running request → who runs it. */
-  readonly #running = new Map<string, ServiceListener>();
+  readonly #running = new Map<string, { readonly listener: ServiceListener; readonly toAgent: AgentKey }>();
+  /** Id of a message → key of the agent that sent it in hex, "" for the node; the oldest are forgotten. */
+  readonly #sentAs = new Map<string, string>();
   readonly #watchers = new Map<string, Set<() => void>>();
   readonly #listeners = new Set<(entry: InboxEntry) => void>();
   readonly #sentListeners = new Set<(request: SendRequest, result: SendResult) => void>();
@@ -170,6 +173,7 @@ export class DirectPart implements MessagingPart {
   /** Resolves at the deadline at the latest. */
   send(request: SendRequest): Promise<SendResult> {
     const id = this.machine.send(this.context.clock.now(), request);
+    this.#noteSender(id, request.fromAgent);
     this.#plan();
     return new Promise((resolve) => {
       this.#senders.set(id, (result) => {
@@ -208,6 +212,22 @@ export class DirectPart implements MessagingPart {
       this.#services.delete(key);
       this.#machine?.unserve(agent, name);
     };
+  }
+
+  /** @returns the agent's key in hex, "" for the node; undefined: not in this run, or too long ago */
+  sentAs(id: string): string | undefined {
+    return this.#sentAs.get(id);
+  }
+
+  /** Whom a running request is to. @returns the agent's key in hex, "" for the node; undefined: it does not run here */
+  servedAs(key: string): string | undefined {
+    const running = this.#running.get(key);
+    return running === undefined ? undefined : hexOf(running.toAgent);
+  }
+
+  #noteSender(id: string, agent: AgentKey): void {
+    this.#sentAs.set(id, hexOf(agent));
+    if (this.#sentAs.size > MAX_SENT_AS) this.#sentAs.delete(this.#sentAs.keys().next().value as string);
   }
 
   /** @returns false when nobody waits for it any more */
@@ -429,11 +449,11 @@ export class DirectPart implements MessagingPart {
         const { key, toAgent, name } = output.request;
         const listener = this.#services.get(serviceKey(toAgent, name));
         if (listener === undefined) return;
-        this.#running.set(key, listener);
+        this.#running.set(key, { listener, toAgent });
         return listener.request(output.request);
       }
       case "cancelled":
-        this.#running.get(output.key)?.cancelled(output.key);
+        this.#running.get(output.key)?.listener.cancelled(output.key);
         this.#running.delete(output.key);
         return;
       case "answered":
@@ -444,7 +464,11 @@ export class DirectPart implements MessagingPart {
 }
 
 function serviceKey(agent: AgentKey, name: string): string {
-  return `${agent === undefined ? "" : toHex(agent)}\n${name}`;
+  return `${hexOf(agent)}\n${name}`;
+}
+
+function hexOf(agent: AgentKey): string {
+  return agent === undefined ? "" : toHex(agent);
 }
 
 function stopped(id: string): SendResult {

@@ -23,7 +23,7 @@ import { PeerFrameLinks } from "./links.ts";
 import { messagingSamples } from "./metrics.ts";
 import type { MessagingPart, PartContext } from "./part.ts";
 import { createParts } from "./parts.ts";
-import { MessageStoreThread } from "./store.ts";
+import { type MessageStoreHost, MessageStoreThread } from "./store.ts";
 import { ALL_TABLES } from "./tables/all.ts";
 
 /** Parts have so long to write what they have when the node stops. */
@@ -39,6 +39,8 @@ export interface MessagingDeps {
   readonly stateDirectory: string;
   /** Of the message store; its directory exists. */
   readonly databaseFile: string;
+  /** The thread that the message store lives in. @default one of its own */
+  readonly storeHost?: MessageStoreHost | undefined;
   readonly streams: Pick<PeerStreams, "open" | "serve">;
   networkId(): Uint8Array | undefined;
   members(): readonly Member[];
@@ -72,7 +74,10 @@ export class Messaging {
       },
       handle: (channel, from, frame) => this.#handle(channel, from, frame),
     });
-    this.#store = new MessageStoreThread(deps.databaseFile, ALL_TABLES, { quotaBytes: deps.config.storeBytes });
+    this.#store = new MessageStoreThread(deps.databaseFile, ALL_TABLES, {
+      quotaBytes: deps.config.storeBytes,
+      host: deps.storeHost,
+    });
     try {
       this.#parts = make({ ...deps, links: this.links, store: this.#store });
       this.#byType = table(this.#parts);

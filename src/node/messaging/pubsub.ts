@@ -23,6 +23,7 @@ import { VerifyPool } from "./verify-pool.ts";
 /** Purpose of the signatures. */
 const SIGN_KIND = "publish";
 const FRAMES_AT_ONCE = 64;
+const MAX_TRIED_MEMBERS = 32;
 const MAX_LOG_BYTES = 256 * 1_048_576;
 /** Of the message store, for the retained log. */
 const LOG_SHARE = 4;
@@ -85,7 +86,7 @@ export class PubSubPart implements MessagingPart {
       {
         nodeId: identity.nodeId,
         random: context.random,
-        directory: { sample: (topic, count) => deps.topics.sample(topic, count).map(toHex) },
+        directory: { sample: (topic, count) => this.#sample(topic, count) },
         sign: (body) => identity.sign(SIGN_KIND, this.#network(), body),
         isMember: (publisher) => context.find(publisher) !== undefined,
         verify: (id, publisher, body, signature) =>
@@ -153,6 +154,19 @@ export class PubSubPart implements MessagingPart {
 
   diagnostics(): unknown {
     return this.#panel.diagnostics(this.#pool, this.#log);
+  }
+
+  /** In a small network, whoever is there is asked when the directory knows nobody yet; who does not take part says so. */
+  #sample(topic: string, count: number): readonly string[] {
+    const known = this.#deps.topics.sample(topic, count);
+    const members = this.#context.members();
+    if (known.length > 0 || members.length > MAX_TRIED_MEMBERS) return known.map(toHex);
+    const self = toHex(this.#context.identity.nodeId);
+    return members
+      .filter(({ nodeId }) => this.#context.isUp(nodeId))
+      .map(({ nodeId }) => toHex(nodeId))
+      .filter((peer) => peer !== self)
+      .slice(0, count);
   }
 
   /** @throws WeftError NOT_READY */

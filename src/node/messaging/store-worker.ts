@@ -1,5 +1,6 @@
 /**
- * The message store's thread: owns `messages.db` and every fsync of it.
+ * The message store's side in a thread: owns `messages.db` and every fsync of it. In a daemon that is the storage thread
+ * (node/storage-worker.ts); a store that has no host runs this file as a thread of its own.
  *
  *   requests (port, in order) → batch → one transaction with all its commits → one answer; then its queries, in order
  *
@@ -8,7 +9,7 @@
  * Source: docs/protocol.md, "The message store".
  */
 import { DatabaseSync, type SQLInputValue, type StatementSync } from "node:sqlite";
-import { parentPort, workerData } from "node:worker_threads";
+import { type MessagePort, parentPort, workerData } from "node:worker_threads";
 import { WeftError } from "../../base/errors.ts";
 import type { Row, SqlValue } from "../../messaging/store-types.ts";
 
@@ -141,22 +142,27 @@ class MessageDatabase {
   }
 }
 
-const port = parentPort;
-if (port !== null) run(workerData as MessageStoreWorkerData);
-
-function answer(value: MessageStoreAnswer): void {
-  port?.postMessage(value);
+/** Of a thread of its own; another thread that loads this file has other data. */
+export interface OwnThreadData {
+  readonly messageStore: MessageStoreWorkerData;
 }
 
-function refuse(id: number, error: unknown): void {
-  const known =
-    error instanceof WeftError
-      ? error
-      : new WeftError("STORE_FAILED", (error as Error).message, "see the daemon's log");
-  answer({ kind: "failed", id, code: known.code, message: known.message, remedy: known.remedy });
-}
+const own = workerData as Partial<OwnThreadData> | null;
+if (parentPort !== null && own?.messageStore !== undefined) serveMessageStore(parentPort, own.messageStore);
 
-function run(data: MessageStoreWorkerData): void {
+/** Answers what comes to `port` until it is asked to close. */
+export function serveMessageStore(port: MessagePort, data: MessageStoreWorkerData): void {
+  const answer = (value: MessageStoreAnswer): void => {
+    // oxlint-disable-next-line unicorn/require-post-message-target-origin -- a thread has no origin
+    port.postMessage(value);
+  };
+  const refuse = (id: number, error: unknown): void => {
+    const known =
+      error instanceof WeftError
+        ? error
+        : new WeftError("STORE_FAILED", (error as Error).message, "see the daemon's log");
+    answer({ kind: "failed", id, code: known.code, message: known.message, remedy: known.remedy });
+  };
   let database: MessageDatabase | undefined;
   let queue: (Commit | Query)[] = [];
   const sleep = new Int32Array(new SharedArrayBuffer(4));
@@ -190,7 +196,7 @@ function run(data: MessageStoreWorkerData): void {
     }
   };
 
-  port?.on("message", (request: MessageStoreRequest) => {
+  port.on("message", (request: MessageStoreRequest) => {
     if (request.op !== "close") {
       if (queue.length === 0) setImmediate(flush);
       queue.push(request);

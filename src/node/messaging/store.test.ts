@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import { utf8 } from "../../base/bytes.ts";
+import { StorageThread } from "../storage.ts";
 import { MessageStoreThread, type StoreOp, type TableSet } from "./store.ts";
 import { ALL_TABLES } from "./tables/all.ts";
 
@@ -118,6 +119,49 @@ test("a view into a larger buffer is stored as it is, and may be changed afterwa
   await committing;
   assert.deepEqual(await store.query("a.all", []), [{ key: 1, value: new Uint8Array(4).fill(7) }]);
   await store.close();
+});
+
+test("in the storage thread both files are kept, each in the order of its calls, and a slow one holds back neither's answers", async () => {
+  const [file, messages] = [fresh(), fresh()];
+  const host = new StorageThread(file, { commitDelayMs: 20 });
+  const store = new MessageStoreThread(messages, TABLES, { host, commitDelayMs: 5 });
+  const order: string[] = [];
+  const noted = <T>(name: string, work: Promise<T>): Promise<T> => work.finally(() => order.push(name));
+  const meta = (value: number) => host.write([{ kind: "meta", key: "k", value: Uint8Array.of(value) }]);
+  const works: Promise<unknown>[] = [];
+  for (let i = 0; i < 20; i++)
+    works.push(noted(`m${i}`, store.commit([insert(i)])), noted(`s${i}`, meta(i)), noted(`q${i}`, store.query("a.all", [])));
+  await Promise.all(works);
+  const of = (letter: string): string[] => order.filter((name) => name.startsWith(letter));
+  for (const letter of ["m", "s", "q"])
+    assert.deepEqual(
+      of(letter),
+      Array.from({ length: 20 }, (_, i) => `${letter}${i}`),
+    );
+  assert.equal((await store.query("a.all", [])).length, 20);
+  assert.deepEqual((await host.load()).meta.get("k"), Uint8Array.of(19));
+  await store.close();
+  await host.close();
+  const again = new MessageStoreThread(messages, TABLES);
+  assert.equal((await again.query("a.all", [])).length, 20);
+  await again.close();
+});
+
+test("the end of the thread that it lives in ends every wait, and fails what comes later", async () => {
+  const host = new StorageThread(fresh());
+  const store = new MessageStoreThread(fresh(), TABLES, { host, commitDelayMs: 50 });
+  await store.commit([insert(1)]);
+  // on disk or failed, but never without an answer
+  const waiting = store.commit([insert(2)]).then(
+    () => "",
+    (error: { code: string }) => error.code,
+  );
+  await host.close();
+  assert.ok(["", "STORE_FAILED"].includes(await waiting));
+  await assert.rejects(store.query("a.all", []), { code: "STORE_FAILED" });
+  await store.close();
+  const late = new MessageStoreThread(fresh(), TABLES, { host });
+  await assert.rejects(late.commit([insert(1)]), { code: "STORE_FAILED" });
 });
 
 test("a damaged file is reported and left as it is", async () => {

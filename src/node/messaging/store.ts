@@ -1,5 +1,5 @@
 /**
- * The message store as the control thread sees it: `messages.db` in the state directory, in its own worker thread, so that no fsync
+ * The message store as the control thread sees it: `messages.db` in the state directory, in a worker thread, so that no fsync
  * delays a packet. Every part has its tables and named statements (tables/<part>.ts); this file knows none of them.
  *
  *   commit(ops) ──► one message ──► worker: all commits that wait, one transaction, one fsync ──► one answer each
@@ -9,10 +9,10 @@
  * MAX_PENDING_BYTES wait, beyond that STORE_BUSY; the file grows to the quota, beyond that STORE_FULL; a query gives MAX_ROWS rows and
  * MAX_ROWS_BYTES bytes at most. Source: docs/protocol.md, "The message store".
  */
-import { Worker } from "node:worker_threads";
+import { MessageChannel, type MessagePort, Worker } from "node:worker_threads";
 import { WeftError } from "../../base/errors.ts";
 import type { Row, SqlValue, StoreOp, TableSet } from "../../messaging/store-types.ts";
-import type { MessageStoreAnswer, MessageStoreRequest, MessageStoreWorkerData } from "./store-worker.ts";
+import type { MessageStoreAnswer, MessageStoreRequest, MessageStoreWorkerData, OwnThreadData } from "./store-worker.ts";
 
 export type { Row, SqlValue, StoreOp, TableSet } from "../../messaging/store-types.ts";
 
@@ -34,7 +34,14 @@ export interface MessageStore {
   query(name: string, values: readonly SqlValue[], maxRows?: number): Promise<Row[]>;
 }
 
+/** A thread that the store lives in: it serves the port until its end. */
+export interface MessageStoreHost {
+  hostMessages(port: MessagePort, data: MessageStoreWorkerData): void;
+}
+
 export interface MessageStoreOptions {
+  /** It must not end before the store is closed. @default a thread of its own */
+  readonly host?: MessageStoreHost | undefined;
   /** The file never grows beyond it. @default 1 GiB */
   readonly quotaBytes?: number;
   /** Makes every transaction this much slower, to test that nothing waits for the disk. @default 0 */
@@ -62,7 +69,7 @@ interface Waiting {
 }
 
 export class MessageStoreThread implements MessageStore {
-  readonly #worker: Worker;
+  readonly #thread: StoreThread;
   /** Statement name → its index, the same in the worker. */
   readonly #names: ReadonlyMap<string, number>;
   readonly #waiting = new Map<number, Waiting>();
@@ -83,14 +90,9 @@ export class MessageStoreThread implements MessageStore {
       quotaBytes: options.quotaBytes ?? DEFAULT_QUOTA_BYTES,
       commitDelayMs: options.commitDelayMs ?? 0,
     };
-    this.#worker = new Worker(new URL("./store-worker.ts", import.meta.url), {
-      workerData: data,
-      name: "weft-messages",
-      resourceLimits: { maxYoungGenerationSizeMb: 16, maxOldGenerationSizeMb: 256, stackSizeMb: 1 },
-    });
-    this.#worker.on("message", (answer: MessageStoreAnswer) => this.#answered(answer));
-    this.#worker.on("error", (error) => this.#died(error as Error));
-    this.#worker.on("exit", () => this.#died(new Error("the message store's thread ended")));
+    const answered = (answer: MessageStoreAnswer): void => this.#answered(answer);
+    const died = (error: Error): void => this.#died(error);
+    this.#thread = options.host === undefined ? ownThread(data, answered, died) : hosted(options.host, data, answered, died);
   }
 
   async commit(ops: readonly StoreOp[]): Promise<void> {
@@ -134,7 +136,7 @@ export class MessageStoreThread implements MessageStore {
     const closing = this.#ask({ op: "close" }, 0);
     this.#dead = new WeftError("STORE_CLOSED", "the message store is closed", "start the node again");
     await closing.catch(() => undefined);
-    await this.#worker.terminate();
+    await this.#thread.end();
   }
 
   #index(name: string): number {
@@ -155,9 +157,7 @@ export class MessageStoreThread implements MessageStore {
     return new Promise((resolve, reject) => {
       this.#waiting.set(id, { bytes, resolve, reject });
       this.#pendingBytes += bytes;
-      const message = { id, ...request } as MessageStoreRequest;
-      // oxlint-disable-next-line unicorn/require-post-message-target-origin -- a thread has no origin
-      this.#worker.postMessage(message);
+      this.#thread.post({ id, ...request } as MessageStoreRequest);
     });
   }
 
@@ -191,6 +191,43 @@ export class MessageStoreThread implements MessageStore {
     this.#waiting.clear();
     this.#pendingBytes = 0;
   }
+}
+
+interface StoreThread {
+  post(request: MessageStoreRequest): void;
+  end(): Promise<unknown> | void;
+}
+
+function ownThread(
+  data: MessageStoreWorkerData,
+  answered: (answer: MessageStoreAnswer) => void,
+  died: (error: Error) => void,
+): StoreThread {
+  const workerData: OwnThreadData = { messageStore: data };
+  const worker = new Worker(new URL("./store-worker.ts", import.meta.url), {
+    workerData,
+    name: "weft-messages",
+    resourceLimits: { maxYoungGenerationSizeMb: 16, maxOldGenerationSizeMb: 256, stackSizeMb: 1 },
+  });
+  worker.on("message", answered);
+  worker.on("error", (error) => died(error as Error));
+  worker.on("exit", () => died(new Error("it stopped")));
+  // oxlint-disable-next-line unicorn/require-post-message-target-origin -- a thread has no origin
+  return { post: (request) => worker.postMessage(request), end: () => worker.terminate() };
+}
+
+function hosted(
+  host: MessageStoreHost,
+  data: MessageStoreWorkerData,
+  answered: (answer: MessageStoreAnswer) => void,
+  died: (error: Error) => void,
+): StoreThread {
+  const { port1: near, port2: far } = new MessageChannel();
+  near.on("message", answered);
+  near.on("close", () => died(new Error("it stopped")));
+  host.hostMessages(far, data);
+  // oxlint-disable-next-line unicorn/require-post-message-target-origin -- a thread has no origin
+  return { post: (request) => near.postMessage(request), end: () => near.close() };
 }
 
 type DistributiveOmit<T, K extends PropertyKey> = T extends unknown ? Omit<T, K> : never;

@@ -99,8 +99,8 @@ function fetchOf(source: Source): { fetch: Fetch; abort: AbortController; over: 
     id: source.shape.id,
     directory,
     shape: undefined,
-    largestBytes: 1e9,
     figures: { chunksBad: 0, chunksLate: 0, bytesFetched: 0 },
+    reserve: () => undefined,
     onShape: () => Promise.resolve(),
   });
   fetch.addSource(two.nodeId);

@@ -9,7 +9,7 @@
  * synced before it gets its name. Full: at most VERIFY_MOST chunks are hashed or written at once; beyond, the sources are not read.
  * Source: docs/protocol.md, "Files".
  */
-import { constants, type FileHandle, mkdir, open } from "node:fs/promises";
+import { constants, type FileHandle, mkdir, open, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { concat, equal, toHex } from "../../../base/bytes.ts";
 import { WeftError } from "../../../base/errors.ts";
@@ -47,6 +47,8 @@ const STALL_MS = 20_000;
 const TICK_MS = 250;
 const FIRST_RETRY_MS = 500;
 const LONGEST_RETRY_MS = 30_000;
+/** Another source may be asked for the hashes of a page that one has had for so long. */
+const PAGE_STEAL_MS = 3_000;
 
 export type SourceState = "waiting" | "connecting" | "fetching" | "without" | "banned";
 
@@ -57,6 +59,8 @@ export interface FetchSource {
   error: string | undefined;
   bytes: number;
   stream: MeshStream | undefined;
+  /** It has been asked to describe the file and has not yet. */
+  owesDescription: boolean;
   retryMs: number;
   wake: () => void;
 }
@@ -74,9 +78,12 @@ export interface FetchOptions {
   readonly directory: string;
   /** Known from before, proven. */
   readonly shape: FileShape | undefined;
-  /** Refused when it has more. */
-  readonly largestBytes: number;
   readonly figures: FetchFigures;
+  /**
+   * Called once a run when the shape is proven, before anything of it is written; what it reserves is reserved in that turn.
+   * @param free bytes that the disk has @param onDisk bytes of the file that it holds already @throws what ends the run
+   */
+  reserve(shape: FileShape, free: number, onDisk: number): void;
   /** The shape is known and proven from now on. */
   onShape(shape: FileShape): Promise<void>;
 }
@@ -94,7 +101,8 @@ export class Fetch {
   #tree: FileHandle | undefined;
   /** Leaves by page; 128 KiB per GiB of file. */
   readonly #pages = new Map<number, Uint8Array>();
-  readonly #pagesAsked = new Map<number, string>();
+  /** By page: which sources were asked for its leaves, and when; in the order of asking. */
+  readonly #pagesAsked = new Map<number, Map<string, number>>();
   readonly #pool: Uint8Array<ArrayBuffer>[] = [];
   #verifying = 0;
   #isPaused = false;
@@ -130,6 +138,7 @@ export class Fetch {
       error: undefined,
       bytes: 0,
       stream: undefined,
+      owesDescription: false,
       retryMs: FIRST_RETRY_MS,
       wake: () => undefined,
     };
@@ -147,7 +156,7 @@ export class Fetch {
 
   /**
    * Resolves when the data file is whole, verified and on disk. May run for as long as no source can be reached.
-   * @throws the signal's reason; WeftError FILE_TOO_LARGE, DISK_FULL; system errors of the disk
+   * @throws the signal's reason; what reserve() throws; WeftError DISK_FULL; system errors of the disk
    */
   async run(signal: AbortSignal): Promise<void> {
     const { promise, resolve, reject } = Promise.withResolvers<void>();
@@ -191,24 +200,15 @@ export class Fetch {
   }
 
   async #open(shape: FileShape, signal: AbortSignal): Promise<void> {
-    const { directory, largestBytes } = this.#options;
-    if (shape.sizeBytes > largestBytes)
-      throw new WeftError(
-        "FILE_TOO_LARGE",
-        `it has ${shape.sizeBytes} bytes, and ${largestBytes} are allowed`,
-        "raise quota_mb in [files]",
-      );
+    const { directory } = this.#options;
+    const before = await stat(this.dataFile).catch(() => undefined);
+    const free = await freeBytes(directory);
+    signal.throwIfAborted();
+    this.#options.reserve(shape, free, Math.min(shape.sizeBytes, (before?.blocks ?? 0) * 512));
     const data = await open(this.dataFile, constants.O_RDWR | constants.O_CREAT, 0o600);
     this.#data = data;
     this.#tree = await open(join(directory, "tree"), constants.O_RDWR | constants.O_CREAT, 0o600);
-    const { blocks, size } = await data.stat();
-    const missing = shape.sizeBytes - blocks * 512;
-    if (missing > (await freeBytes(directory)))
-      throw new WeftError(
-        "DISK_FULL",
-        `the disk has no room for ${shape.sizeBytes} bytes`,
-        "make room, then start it again",
-      );
+    const { size } = await data.stat();
     await data.truncate(shape.sizeBytes);
     const plan = new FetchPlan(chunkCount(shape.sizeBytes));
     if (size > 0) await this.#check(shape, plan, signal);
@@ -259,7 +259,7 @@ export class Fetch {
       source.stream?.destroy();
       source.stream = undefined;
       this.#plan?.removeSource(source.key);
-      for (const [page, key] of this.#pagesAsked) if (key === source.key) this.#pagesAsked.delete(page);
+      for (const holders of this.#pagesAsked.values()) holders.delete(source.key);
       this.#feedAll();
       if (this.#ending.signal.aborted || (source.state as SourceState) === "banned") return;
       if ((source.state as SourceState) !== "without") source.state = "waiting";
@@ -295,7 +295,7 @@ export class Fetch {
         stream.destroy();
       };
       const timer = setTimeout(() => {
-        if (source.state === "connecting" && this.#preparing === undefined) fail(new Error("it does not answer"));
+        if (source.stream === stream && source.owesDescription) fail(new Error("it does not answer"));
       }, STALL_MS);
       stream.once("error", reject);
       stream.once("close", () => {
@@ -311,11 +311,13 @@ export class Fetch {
         }
       });
       if (this.#isPaused) stream.pause();
+      source.owesDescription = true;
       stream.write(encodeRequest({ type: FileRequest.DESCRIBE, first: 0, count: 0, id }));
     });
   }
 
   #ban(source: FetchSource, why: string): void {
+    if (source.state === "banned") return;
     source.state = "banned";
     source.error = why;
     this.#options.figures.chunksBad++;
@@ -324,17 +326,24 @@ export class Fetch {
 
   #take(source: FetchSource, answer: Answer): void {
     const { type, code } = answer;
+    // the rest of what came with the lie
+    if (source.state === "banned") return this.#giveBack(answer.prefixed);
     if (code !== FileCode.OK) {
       source.state = "without";
       throw new Error(code === FileCode.BUSY ? "it serves too many at once" : "it does not have the file (any more)");
     }
-    if (type === FileRequest.DESCRIBE) void this.#described(source, answer.prefixed.subarray(1));
-    else if (type === FileRequest.PAGE) this.#pageCame(source, answer.index, answer.prefixed.subarray(1));
+    if (type === FileRequest.DESCRIBE) {
+      // each costs a thousand hashes
+      if (!source.owesDescription) return this.#ban(source, "it answers what was not asked");
+      source.owesDescription = false;
+      void this.#described(source, answer.prefixed.subarray(1));
+    } else if (type === FileRequest.PAGE) this.#pageCame(source, answer.index, answer.prefixed.subarray(1));
     else this.#chunkCame(source, answer.index, answer.prefixed);
   }
 
   async #described(source: FetchSource, bytes: Uint8Array): Promise<void> {
     const { id } = this.#options;
+    const { stream } = source;
     const found = decodeDescription(bytes);
     const shape = found === undefined ? undefined : { id, ...found };
     if (shape === undefined || !provesShape(shape)) return this.#ban(source, "what it says about the file is not true");
@@ -348,10 +357,10 @@ export class Fetch {
       this.#done?.reject(error instanceof Error ? error : new Error(String(error)));
       return;
     }
-    if (source.stream === undefined || source.stream.destroyed) return;
+    // meanwhile it may have gone, come again or been banned
+    if (stream === undefined || source.stream !== stream || stream.destroyed) return;
     source.state = "fetching";
     source.error = undefined;
-    source.retryMs = FIRST_RETRY_MS;
     this.#plan?.addSource(source.key, this.#nowMs());
     this.#checkComplete();
     this.#feed(source);
@@ -363,9 +372,11 @@ export class Fetch {
     const plan = this.#plan;
     if (plan === undefined || stream === undefined || stream.destroyed || source.state !== "fetching") return;
     const { id } = this.#options;
-    const page = this.#nextPage(plan);
+    const page = this.#nextPage(plan, source.key);
     if (page !== undefined) {
-      this.#pagesAsked.set(page, source.key);
+      const holders = this.#pagesAsked.get(page) ?? new Map<string, number>();
+      holders.set(source.key, this.#nowMs());
+      this.#pagesAsked.set(page, holders);
       stream.write(encodeRequest({ type: FileRequest.PAGE, first: page, count: 0, id }));
     }
     for (;;) {
@@ -379,19 +390,26 @@ export class Fetch {
     for (const source of this.sources.values()) this.#feed(source);
   }
 
-  /** The first page without leaves, up to one page ahead of as many as are fetched. */
-  #nextPage(plan: FetchPlan): number | undefined {
+  /** The first page without leaves that this source may be asked for, up to one page ahead of as many as are fetched. */
+  #nextPage(plan: FetchPlan, key: string): number | undefined {
     const pages = pageCount((this.#shape as FileShape).sizeBytes);
     const last = Math.min(pages - 1, Math.floor(plan.have / PAGE_CHUNKS) + 1);
-    for (let page = 0; page <= last; page++) if (!this.#pages.has(page) && !this.#pagesAsked.has(page)) return page;
+    const latestMs = this.#nowMs() - PAGE_STEAL_MS;
+    for (let page = 0; page <= last; page++) {
+      if (this.#pages.has(page)) continue;
+      const holders = this.#pagesAsked.get(page);
+      // a source that keeps the hashes to itself does not keep them from the others
+      if (holders === undefined || (!holders.has(key) && [...holders.values()].every((askedMs) => askedMs <= latestMs)))
+        return page;
+    }
     return undefined;
   }
 
   #pageCame(source: FetchSource, page: number, leaves: Uint8Array): void {
     const shape = this.#shape;
-    if (shape === undefined || this.#pagesAsked.get(page) !== source.key)
+    if (shape === undefined || this.#pagesAsked.get(page)?.delete(source.key) !== true)
       return this.#ban(source, "it answers what was not asked");
-    this.#pagesAsked.delete(page);
+    if (this.#pages.has(page)) return;
     if (!provesPage(shape, page, leaves)) return this.#ban(source, "its hashes are not the file's");
     const kept = leaves.slice();
     this.#pages.set(page, kept);
@@ -440,6 +458,7 @@ export class Fetch {
       if (plan.note(chunk)) {
         this.haveBytes += bytes.length;
         source.bytes += bytes.length;
+        source.retryMs = FIRST_RETRY_MS;
         this.#options.figures.bytesFetched += bytes.length;
       }
     } catch (error) {
@@ -479,11 +498,17 @@ export class Fetch {
     if (plan === undefined) return;
     const nowMs = this.#nowMs();
     for (const source of this.sources.values()) {
-      const oldestMs = plan.oldestMs(source.key);
-      const isStalled = oldestMs !== undefined && nowMs - Math.max(oldestMs, plan.lastMs(source.key)) > STALL_MS;
+      const oldestMs = Math.min(plan.oldestMs(source.key) ?? Infinity, this.#oldestPageMs(source.key));
+      const isStalled = nowMs - Math.max(oldestMs, plan.lastMs(source.key)) > STALL_MS;
       if (isStalled && !this.#isPaused) source.stream?.destroy(new Error("nothing came for too long"));
       else this.#feed(source);
     }
+  }
+
+  #oldestPageMs(key: string): number {
+    let oldestMs = Infinity;
+    for (const holders of this.#pagesAsked.values()) oldestMs = Math.min(oldestMs, holders.get(key) ?? Infinity);
+    return oldestMs;
   }
 
   #nowMs(): number {

@@ -31,7 +31,7 @@ async function stop(made: FilesPart): Promise<void> {
 }
 
 function fileOf(node: TestNode, name: string, bytes: Uint8Array): string {
-  const directory = join(node.context.stateDirectory, "home");
+  const directory = `${node.context.stateDirectory}-home`;
   mkdirSync(directory, { recursive: true });
   const path = join(directory, name);
   writeFileSync(path, bytes);

@@ -39,7 +39,9 @@ import { freeBytes } from "./disk.ts";
 import { type FetchJob, Fetches, isUnfinished } from "./fetches.ts";
 import { FileServer } from "./file-server.ts";
 import { Outgoing } from "./outgoing.ts";
-import { Shares } from "./shares.ts";
+import { isInside } from "./paths.ts";
+import { largestOffer } from "./quota.ts";
+import { privateFile, Shares } from "./shares.ts";
 import { viewOfJob, viewOfSend, viewOfShare } from "./views.ts";
 
 const MAX_OFFER_STREAMS = 256;
@@ -74,13 +76,14 @@ export class FilesPart implements MessagingPart, FilesControl {
     this.#directory = join(context.stateDirectory, "files");
     this.#received = config.directory ?? join(this.#directory, "received");
     this.#audit = new Audit(context.log, context.clock);
-    this.#shares = new Shares(this.#directory, context.log);
+    this.#shares = new Shares(this.#directory, context.log, context.stateDirectory);
     this.#server = new FileServer(context, this.#audit, this.#shares);
     this.#outgoing = new Outgoing(context, this.#shares, this.#directory);
     this.#fetches = new Fetches({
       context,
       directory: join(this.#directory, "incoming"),
-      largestBytes: (job) => (job.exact ? Infinity : Math.max(0, config.quotaBytes - this.#usedBytes(job))),
+      keptFile: join(this.#directory, "kept.json"),
+      limits: config,
       onDone: (job, leaves) => this.#done(job, leaves),
     });
   }
@@ -88,8 +91,9 @@ export class FilesPart implements MessagingPart, FilesControl {
   async start(): Promise<void> {
     await this.#shares.load();
     this.#server.start();
-    this.#stop = this.#context.streams.serve(OFFER_KIND, (stream) => void this.#takeOffer(stream));
+    // offers are judged by what is there already
     await this.#fetches.start();
+    this.#stop = this.#context.streams.serve(OFFER_KIND, (stream) => void this.#takeOffer(stream));
     await this.#outgoing.start();
   }
 
@@ -120,7 +124,7 @@ export class FilesPart implements MessagingPart, FilesControl {
         ...this.#fetches.all.map((job) => viewOfJob(this.#context, job)),
       ].toSorted((a, b) => (a.startedAt < b.startedAt ? -1 : 1)),
       directory: this.#received,
-      usedBytes: this.#usedBytes(undefined),
+      usedBytes: this.#fetches.usedBytes,
       quotaBytes: this.#config.quotaBytes,
     };
   }
@@ -134,7 +138,7 @@ export class FilesPart implements MessagingPart, FilesControl {
   }
 
   async share(path: string, name: string | undefined): Promise<TransferView> {
-    await needFile(path);
+    await this.#needFile(path);
     const send = await this.#outgoing.add(path, name, undefined);
     this.#audit.note(`files: ${path} is shared with every member that knows its id`);
     return viewOfSend(this.#context, send);
@@ -153,7 +157,7 @@ export class FilesPart implements MessagingPart, FilesControl {
     const member = needMember(this.#context, to);
     if (equal(member.nodeId, this.#context.identity.nodeId))
       throw new WeftError("SEND_SELF", `"${to}" is this node itself`, "name another member");
-    await needFile(path);
+    await this.#needFile(path);
     const send = await this.#outgoing.add(path, name, member.nodeId);
     this.#audit.note(`files: ${path} is sent to ${member.name}`);
     return viewOfSend(this.#context, send);
@@ -174,6 +178,7 @@ export class FilesPart implements MessagingPart, FilesControl {
             .map(({ nodeId }) => nodeId)
             .filter((nodeId) => !equal(nodeId, self) && this.#context.isUp(nodeId))
         : request.from.map((query) => needMember(this.#context, query).nodeId);
+    await this.#fetches.look();
     const job = await this.#fetches.add({
       id,
       name: request.name ?? request.id.slice(0, 16),
@@ -200,6 +205,18 @@ export class FilesPart implements MessagingPart, FilesControl {
     return viewOfJob(this.#context, job);
   }
 
+  /** @throws WeftError FILE_UNREADABLE, FILE_PRIVATE: what can be seen now is said now */
+  async #needFile(path: string): Promise<void> {
+    const remedy = "name a file that the daemon may read, by its absolute path";
+    if (!isAbsolute(path)) throw new WeftError("FILE_UNREADABLE", `${path} is no absolute path`, remedy);
+    const found = await stat(path).catch((cause: Error) => {
+      throw new WeftError("FILE_UNREADABLE", `cannot read ${path}: ${cause.message}`, remedy, { cause });
+    });
+    if (await isInside(this.#context.stateDirectory, path)) throw privateFile(path);
+    if (!found.isFile())
+      throw new WeftError("FILE_UNREADABLE", `${path} is no regular file`, "send files one by one, or an archive");
+  }
+
   // ── offers of members ────────────────────────────────────────────────────────────────────────────────────────────────
 
   async #takeOffer(stream: MeshStream): Promise<void> {
@@ -212,23 +229,22 @@ export class FilesPart implements MessagingPart, FilesControl {
       const length = offerNameBytes(head);
       const offer = length === undefined ? undefined : decodeOffer(head, await readBytes(stream, length, signal));
       const peer = namesOf(member);
-      const code =
+      const job =
         release === undefined
           ? RefusalCode.BUSY
           : offer === undefined
             ? RefusalCode.BAD
             : !matchesPeer(this.#config.accept, peer)
               ? RefusalCode.NOT_ACCEPTED
-              : await this.#refusal(stream.peerId, offer);
-      if (code !== RefusalCode.NONE || offer === undefined) {
-        this.#refused[code]++;
-        this.#audit.note(`files: ${peer.name} offers ${offer?.sizeBytes ?? 0} bytes: refused, ${refusalText(code)}`);
+              : await this.#accept(stream.peerId, offer);
+      if (typeof job === "number") {
+        this.#refused[job]++;
+        this.#audit.note(`files: ${peer.name} offers ${offer?.sizeBytes ?? 0} bytes: refused, ${refusalText(job)}`);
         stream.resume();
-        stream.end(encodeStatus({ state: OfferState.REFUSED, code, haveBytes: 0 }));
+        stream.end(encodeStatus({ state: OfferState.REFUSED, code: job, haveBytes: 0 }));
         return;
       }
-      const job = await this.#accept(stream.peerId, offer);
-      if (isUnfinished(job)) this.#audit.note(`files: ${peer.name} sends "${job.name}", ${offer.sizeBytes} bytes`);
+      if (isUnfinished(job)) this.#audit.note(`files: ${peer.name} sends "${job.name}", ${job.sizeBytes} bytes`);
       await this.#report(stream, job);
     } catch {
       // the sender is gone: it offers again
@@ -238,15 +254,12 @@ export class FilesPart implements MessagingPart, FilesControl {
     }
   }
 
-  async #refusal(nodeId: Uint8Array, offer: Offer): Promise<RefusalCode> {
-    const known = this.#jobOf(nodeId, offer);
-    if (known !== undefined) return RefusalCode.NONE;
-    if (offer.sizeBytes > this.#config.largestBytes) return RefusalCode.TOO_LARGE;
-    if (this.#usedBytes(undefined) + offer.sizeBytes > this.#config.quotaBytes) return RefusalCode.QUOTA;
-    const hex = toHex(nodeId);
+  #refusal(hex: string, offer: Offer, free: number): RefusalCode {
+    if (offer.sizeBytes > largestOffer(this.#config)) return RefusalCode.TOO_LARGE;
+    if (offer.sizeBytes > this.#fetches.roomFor(hex)) return RefusalCode.QUOTA;
     const theirs = this.#fetches.all.filter((job) => job.offeredBy === hex && isUnfinished(job));
-    if (theirs.length >= MAX_OFFERS_PER_PEER) return RefusalCode.BUSY;
-    return offer.sizeBytes > (await freeBytes(this.#directory)) ? RefusalCode.DISK : RefusalCode.NONE;
+    if (theirs.length >= MAX_OFFERS_PER_PEER || !this.#fetches.hasPlaceForOffer) return RefusalCode.BUSY;
+    return offer.sizeBytes > free ? RefusalCode.DISK : RefusalCode.NONE;
   }
 
   /** A transfer of this file from this member that goes on, or has ended with the file where it was put. */
@@ -257,17 +270,32 @@ export class FilesPart implements MessagingPart, FilesControl {
     );
   }
 
-  async #accept(nodeId: Uint8Array, offer: Offer): Promise<FetchJob> {
+  async #accept(nodeId: Uint8Array, offer: Offer): Promise<FetchJob | RefusalCode> {
+    const hex = toHex(nodeId);
+    const ended = this.#jobOf(nodeId, offer);
+    if (ended?.state === "done") {
+      if (await exists(ended.path ?? "")) return ended;
+      // somebody has removed it since: it comes again
+      ended.isGone = true;
+      await this.#fetches.cancel(ended);
+    }
+    if (offer.sizeBytes > this.#fetches.roomFor(hex)) await this.#fetches.look();
+    const free = await freeBytes(this.#directory);
+    // from here to the record in one turn: offers that come together are not judged by the same numbers
     const known = this.#jobOf(nodeId, offer);
-    if (known !== undefined && (isUnfinished(known) || (await exists(known.path ?? "")))) return known;
-    if (known !== undefined) await this.#fetches.cancel(known);
+    if (known !== undefined) {
+      await this.#fetches.heard(known);
+      return known;
+    }
+    const code = this.#refusal(hex, offer, free);
+    if (code !== RefusalCode.NONE) return code;
     this.#accepted++;
     return this.#fetches.add({
       id: offer.id,
       name: offer.name,
       target: this.#received,
       exact: false,
-      offeredBy: toHex(nodeId),
+      offeredBy: hex,
       sources: [nodeId],
       sizeBytes: offer.sizeBytes,
     });
@@ -315,16 +343,6 @@ export class FilesPart implements MessagingPart, FilesControl {
     });
   }
 
-  /** @param but not counted */
-  #usedBytes(but: FetchJob | undefined): number {
-    let bytes = 0;
-    for (const job of this.#fetches.all) {
-      const counts = !job.exact && (job.state === "done" || job.state === "failed" || isUnfinished(job));
-      if (counts && job !== but) bytes += job.sizeBytes ?? 0;
-    }
-    return bytes;
-  }
-
   metrics(): readonly MetricSample[] {
     const { figures } = this.#fetches;
     const sample = (name: string, type: "counter" | "gauge", help: string, value: number): MetricSample => ({
@@ -350,7 +368,7 @@ export class FilesPart implements MessagingPart, FilesControl {
         "weft_files_used_bytes",
         "gauge",
         "What received and unfinished files take of the quota.",
-        this.#usedBytes(undefined),
+        this.#fetches.usedBytes,
       ),
       ...[...this.#refused].slice(1).map((value, i): MetricSample => ({
         name: "weft_files_offers_refused_total",
@@ -365,7 +383,7 @@ export class FilesPart implements MessagingPart, FilesControl {
 
   diagnostics(): unknown {
     return {
-      used: this.#usedBytes(undefined),
+      used: this.#fetches.usedBytes,
       quota: this.#config.quotaBytes,
       transfers: this.files().transfers.slice(-32),
     };
@@ -381,7 +399,7 @@ function statusOf(job: FetchJob): OfferStatus {
     case "done":
       return { state: OfferState.DONE, code, haveBytes };
     case "failed":
-      return { state: OfferState.REFUSED, code: RefusalCode.DISK, haveBytes };
+      return { state: OfferState.REFUSED, code: refusalOf(job), haveBytes };
     case "cancelled":
       return { state: OfferState.CANCELLED, code, haveBytes };
     case "queued":
@@ -389,6 +407,11 @@ function statusOf(job: FetchJob): OfferStatus {
     case "running":
       return { state: job.fetch?.state === "fetching" ? OfferState.FETCHING : OfferState.WAITING, code, haveBytes };
   }
+}
+
+function refusalOf({ errorCode }: FetchJob): RefusalCode {
+  if (errorCode === "FILE_SIZE") return RefusalCode.BAD;
+  return errorCode === "FILES_QUOTA" ? RefusalCode.QUOTA : RefusalCode.DISK;
 }
 
 function needId(text: string): Uint8Array {
@@ -407,15 +430,4 @@ async function exists(path: string): Promise<boolean> {
     () => true,
     () => false,
   );
-}
-
-/** @throws WeftError FILE_UNREADABLE: what can be seen now is said now */
-async function needFile(path: string): Promise<void> {
-  const remedy = "name a file that the daemon may read, by its absolute path";
-  if (!isAbsolute(path)) throw new WeftError("FILE_UNREADABLE", `${path} is no absolute path`, remedy);
-  const found = await stat(path).catch((cause: Error) => {
-    throw new WeftError("FILE_UNREADABLE", `cannot read ${path}: ${cause.message}`, remedy, { cause });
-  });
-  if (!found.isFile())
-    throw new WeftError("FILE_UNREADABLE", `${path} is no regular file`, "send files one by one, or an archive");
 }

@@ -21,6 +21,7 @@ import {
   provesShape,
 } from "../../../messaging/files/tree.ts";
 import { leavesOf, readFully, saveDurably } from "./disk.ts";
+import { isHandleInside } from "./paths.ts";
 
 const MAX_SHARES = 4_096;
 const MAX_RECORD_BYTES = 262_144;
@@ -42,10 +43,15 @@ export interface Share extends FileShape {
 export class Shares {
   readonly #directory: string;
   readonly #log: Logger;
+  readonly #stateDirectory: string;
+  readonly #received: string;
   readonly #shares = new Map<string, Share>();
 
-  constructor(directory: string, log: Logger) {
+  /** @param directory "files" of the state directory */
+  constructor(directory: string, log: Logger, stateDirectory: string) {
     this.#directory = join(directory, "shares");
+    this.#received = join(directory, "received");
+    this.#stateDirectory = stateDirectory;
     this.#log = log;
   }
 
@@ -77,7 +83,7 @@ export class Shares {
   /**
    * Hashes a file and serves it from then on.
    * @param peer node id in hex of who may fetch it; undefined: every member
-   * @throws WeftError FILE_UNREADABLE, FILE_TOO_LARGE, FILE_CHANGED, FILES_FULL; the signal's reason
+   * @throws WeftError FILE_UNREADABLE, FILE_PRIVATE, FILE_TOO_LARGE, FILE_CHANGED, FILES_FULL; the signal's reason
    */
   async add(
     path: string,
@@ -87,6 +93,8 @@ export class Shares {
   ): Promise<Share> {
     const handle = await openFile(path);
     try {
+      // a link may lead elsewhere than when the path was named
+      if (await isHandleInside(this.#stateDirectory, handle)) throw privateFile(path);
       const before = await handle.stat();
       const leaves = await leavesOf(handle, before.size, onProgress, signal);
       const after = await handle.stat();
@@ -167,12 +175,18 @@ export class Shares {
     let handle: FileHandle | undefined;
     try {
       handle = await open(share.path, "r");
-      if (await isUnchanged(handle, share)) return handle;
+      if ((await isUnchanged(handle, share)) && !(await this.#isPrivate(handle))) return handle;
     } catch {
       // gone, or not readable any more
     }
     await handle?.close();
     return undefined;
+  }
+
+  /** Files that were fetched are shared on from where they were put; nothing else of the node's directory is. */
+  async #isPrivate(handle: FileHandle): Promise<boolean> {
+    if (!(await isHandleInside(this.#stateDirectory, handle))) return false;
+    return !(await isHandleInside(this.#received, handle).catch(() => false));
   }
 
   /** Leaves of a page; undefined when they cannot be read. */
@@ -218,6 +232,14 @@ export class Shares {
     };
     return saveDurably(join(this.#directory, `${share.idHex}.json`), `${JSON.stringify(record)}\n`);
   }
+}
+
+export function privateFile(path: string): WeftError {
+  return new WeftError(
+    "FILE_PRIVATE",
+    `${path} lies in this node's own directory`,
+    "keys and records of the node are not sent; copy a received file to another place, or set directory in [files]",
+  );
 }
 
 export async function isUnchanged(handle: FileHandle, share: Share): Promise<boolean> {

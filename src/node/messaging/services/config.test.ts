@@ -1,16 +1,14 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { allowsTarget } from "../../../messaging/services/targets.ts";
-import { parseAddress } from "../../../base/endpoint.ts";
+import { parseTargetRule } from "../../../messaging/services/targets.ts";
 import { parseConfig } from "../../config.ts";
 import { resolveServices } from "./config.ts";
 
 const resolve = (toml: string): ReturnType<typeof resolveServices> => resolveServices(parseConfig(toml, "weft.toml"));
-const PEER = { id: "w1abc", name: "laptop", tags: [] };
 
-test("without tables loopback is open, files are taken within 10 GiB, and nothing runs", () => {
+test("without tables no member connects anywhere, files are taken within 10 GiB, and nothing runs", () => {
   const { forwardAllow, files, exec } = resolve("");
-  assert.ok(allowsTarget(forwardAllow, PEER, "", parseAddress("127.0.0.1") as Uint8Array, 80));
+  assert.deepEqual(forwardAllow, []);
   assert.deepEqual(files, {
     accept: undefined,
     directory: undefined,
@@ -23,7 +21,7 @@ test("without tables loopback is open, files are taken within 10 GiB, and nothin
 test("tables are read as written", () => {
   const { forwardAllow, files, exec } = resolve(`
 [forward]
-allow = []
+allow = [{ peers = ["laptop"], targets = ["loopback:80"] }]
 [files]
 accept = ["nas"]
 quota_mb = 5
@@ -33,7 +31,7 @@ run = ["/usr/bin/uptime", "-p"]
 peers = ["laptop"]
 timeout_s = 5
 `);
-  assert.deepEqual(forwardAllow, []);
+  assert.deepEqual(forwardAllow, [{ peers: ["laptop"], targets: [parseTargetRule("loopback:80")] }]);
   assert.deepEqual(files, { accept: ["nas"], directory: undefined, quotaBytes: 5e6, largestBytes: 5e6 });
   assert.deepEqual(exec.get("uptime"), {
     name: "uptime",

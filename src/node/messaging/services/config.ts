@@ -1,15 +1,10 @@
 /**
- * The tables of weft.toml that say what members may do with this node: [forward], [files], [exec.NAME]. Without them: forwards to loopback for every
- * member, files taken from every member within the quota, nothing executed. Source: docs/guide.md, "Configuration".
+ * The tables of weft.toml that say what members may do with this node: [forward], [files], [exec.NAME]. Without them: no forwards, files taken from
+ * every member within the quota, nothing executed. Source: docs/guide.md, "Configuration".
  */
 import { isAbsolute } from "node:path";
 import * as z from "zod/mini";
-import {
-  type AllowRule,
-  LOOPBACK_ONLY,
-  parseTargetRule,
-  type TargetRule,
-} from "../../../messaging/services/targets.ts";
+import { type AllowRule, parseTargetRule, type TargetRule } from "../../../messaging/services/targets.ts";
 
 export interface FilesConfig {
   /** Names, ids or "tag:NAME" of members that may send files here; undefined = all. @default undefined */
@@ -39,6 +34,7 @@ export interface ExecCommand {
 }
 
 export interface ServicesConfig {
+  /** Where members may connect to through this node. @default nowhere */
   readonly forwardAllow: readonly AllowRule[];
   readonly files: FilesConfig;
   readonly exec: ReadonlyMap<string, ExecCommand>;
@@ -192,7 +188,7 @@ export function resolveServices(file: ServicesFileConfig): ServicesConfig {
     });
   }
   return Object.freeze({
-    forwardAllow: allow ?? LOOPBACK_ONLY,
+    forwardAllow: allow ?? [],
     files: Object.freeze({
       accept: typeof accept === "object" ? accept : accept === false ? [] : undefined,
       directory,

@@ -5,10 +5,11 @@
  *   stream ─► place free? ─► request (10 s) ─► command of that name for that member? ─► spawn in a process group of its own
  *   standard input ◄─ stream; output ─► records, read only as fast as they go; exit ─► EXIT
  *
- * A program ends with its stream, its time or its share of output: the group gets SIGTERM, two seconds later SIGKILL. Every start, end and
- * refusal is an audit line and counted. Source: docs/protocol.md, "Execution".
+ * A program ends with its stream, its time or its share of output: the group gets SIGTERM, two seconds later SIGKILL. Its place is free once it
+ * has exited and its output is read, or nobody wants that any more, or nothing comes of it: what a program leaves behind holds no place.
+ * Every start, end and refusal is an audit line and counted. Source: docs/protocol.md, "Execution".
  */
-import { type ChildProcessWithoutNullStreams, spawn } from "node:child_process";
+import { type ChildProcess, type ChildProcessWithoutNullStreams, spawn } from "node:child_process";
 import { constants } from "node:os";
 import type { Readable } from "node:stream";
 import type { MetricSample } from "../../../api/control.ts";
@@ -121,42 +122,12 @@ export class ExecServer {
       stdio: ["pipe", "pipe", "pipe"],
       env: { PATH: "/usr/local/bin:/usr/bin:/bin", LC_ALL: "C.UTF-8", WEFT_PEER: peer.name, WEFT_PEER_ID: peer.id },
     });
-    this.#children.add(child);
-    let why: ExecEnd = ExecEnd.NONE;
-    let outputBytes = 0;
-    let killTimer: NodeJS.Timeout | undefined;
-    const end = (reason: ExecEnd): void => {
-      if (why === ExecEnd.NONE) why = reason;
-      killGroup(child, "SIGTERM");
-      killTimer ??= setTimeout(() => killGroup(child, "SIGKILL"), KILL_MS);
-    };
-    const forward = (from: Readable, type: ExecRecord): void => {
-      from.on("data", (bytes: Buffer) => {
-        outputBytes += bytes.length;
-        if (outputBytes > MAX_OUTPUT_BYTES) return end(ExecEnd.TOO_MUCH_OUTPUT);
-        let isTaken = true;
-        for (let at = 0; at < bytes.length; at += MAX_RECORD_BYTES)
-          isTaken = stream.write(encodeExecRecord(type, bytes.subarray(at, at + MAX_RECORD_BYTES)));
-        if (isTaken) return;
-        from.pause();
-        stream.once("drain", () => from.resume());
-      });
-    };
-    const timer = setTimeout(() => end(ExecEnd.TIMEOUT), command.timeoutMs);
-    const onClose = (): void => end(ExecEnd.NONE);
-    stream.once("close", onClose);
-    stream.on("error", () => undefined);
-    child.stdin.on("error", () => undefined);
-    stream.pipe(child.stdin);
-    forward(child.stdout, ExecRecord.OUT);
-    forward(child.stderr, ExecRecord.ERR);
-    child.once("spawn", () => this.#audit.note(`exec: ${peer.name} runs ${command.name} as process ${child.pid}`));
-    const [code, signal] = await exitOf(child);
-    clearTimeout(timer);
-    clearTimeout(killTimer);
-    stream.off("close", onClose);
-    this.#children.delete(child);
-    if (code === undefined) why = ExecEnd.FAILED;
+    // before anything else: a process that could not be made says so in the next turn
+    const exited = exitOf(child);
+    const isMade = child.pid !== undefined && hasPipes(child);
+    const [code, signal, why] = isMade
+      ? await this.#carry(stream, peer, command, child, exited)
+      : [undefined, 0, ExecEnd.FAILED];
     this.#results[why]++;
     const tookMs = Math.round(this.#context.clock.now().nowMs - startedMs);
     const result =
@@ -168,9 +139,92 @@ export class ExecServer {
     this.#audit.note(
       `exec: ${command.name} of ${peer.name} ${result} after ${tookMs} ms ${execEndText(why)}`.trimEnd(),
     );
-    stream.unpipe(child.stdin);
     stream.resume();
     if (!stream.destroyed) stream.end(encodeExecRecord(ExecRecord.EXIT, Uint8Array.of(code ?? 0, signal, why)));
+  }
+
+  /** A process that runs: its input, output and end. */
+  async #carry(
+    stream: MeshStream,
+    peer: PeerNames,
+    command: ExecCommand,
+    child: ChildProcessWithoutNullStreams,
+    exited: Exited,
+  ): Promise<readonly [code: number | undefined, signal: number, why: ExecEnd]> {
+    const { stdin, stdout, stderr } = child;
+    let why: ExecEnd = ExecEnd.NONE;
+    let outputBytes = 0;
+    let quietBytes = -1;
+    let hasExited = false;
+    let killTimer: NodeJS.Timeout | undefined;
+    let leftTimer: NodeJS.Timeout | undefined;
+    const dropOutput = (): void => {
+      stdout.destroy();
+      stderr.destroy();
+    };
+    const end = (reason: ExecEnd): void => {
+      if (why === ExecEnd.NONE) why = reason;
+      // its number may be another process's by now
+      if (hasExited) return dropOutput();
+      killGroup(child, "SIGTERM");
+      killTimer ??= setTimeout(() => killGroup(child, "SIGKILL"), KILL_MS);
+    };
+    const forward = (from: Readable, type: ExecRecord): void => {
+      from.on("data", (bytes: Buffer) => {
+        // nobody reads it any more, and nothing will say when to go on
+        if (stream.destroyed) return;
+        outputBytes += bytes.length;
+        if (outputBytes > MAX_OUTPUT_BYTES) return end(ExecEnd.TOO_MUCH_OUTPUT);
+        let isTaken = true;
+        for (let at = 0; at < bytes.length; at += MAX_RECORD_BYTES)
+          isTaken = stream.write(encodeExecRecord(type, bytes.subarray(at, at + MAX_RECORD_BYTES)));
+        if (isTaken) return;
+        from.pause();
+        stream.once("drain", () => from.resume());
+      });
+      from.on("error", () => undefined);
+    };
+    // what it left behind may hold its output open; what a slow reader has not taken yet is waited for
+    const dropWhenQuiet = (): void => {
+      if (!stdout.isPaused() && !stderr.isPaused() && outputBytes === quietBytes) return dropOutput();
+      quietBytes = outputBytes;
+      leftTimer = setTimeout(dropWhenQuiet, KILL_MS);
+    };
+    const onClose = (): void => {
+      end(ExecEnd.NONE);
+      stdout.resume();
+      stderr.resume();
+    };
+    const timer = setTimeout(() => end(ExecEnd.TIMEOUT), command.timeoutMs);
+    this.#children.add(child);
+    child.once("exit", () => {
+      // what it left running in its group; in this very turn its number is its own
+      killGroup(child, "SIGKILL");
+      hasExited = true;
+      clearTimeout(killTimer);
+      this.#children.delete(child);
+      if (stream.destroyed) dropOutput();
+      else dropWhenQuiet();
+    });
+    try {
+      stream.once("close", onClose);
+      stream.on("error", () => undefined);
+      stdin.on("error", () => undefined);
+      stream.pipe(stdin);
+      forward(stdout, ExecRecord.OUT);
+      forward(stderr, ExecRecord.ERR);
+      this.#audit.note(`exec: ${peer.name} runs ${command.name} as process ${child.pid}`);
+      if (stream.destroyed) onClose();
+      const [code, signal] = await exited;
+      return [code, signal, code === undefined ? ExecEnd.FAILED : why];
+    } finally {
+      clearTimeout(timer);
+      clearTimeout(killTimer);
+      clearTimeout(leftTimer);
+      stream.off("close", onClose);
+      stream.unpipe(stdin);
+      this.#children.delete(child);
+    }
   }
 
   metrics(): MetricSample[] {
@@ -193,19 +247,25 @@ export class ExecServer {
   }
 }
 
-/** @returns code and signal number once all output has been read; no code: it never started */
-function exitOf(child: ChildProcessWithoutNullStreams): Promise<readonly [code: number | undefined, signal: number]> {
+type Exited = Promise<readonly [code: number | undefined, signal: number]>;
+
+/** @returns code and signal number once all output has been read or given up; no code: it never started */
+function exitOf(child: ChildProcess): Exited {
   return new Promise((resolve) => {
-    child.once("error", () => {
+    // said again later when a signal could not be sent
+    child.on("error", () => {
       if (child.pid === undefined) resolve([undefined, 0]);
     });
-    // what it left running in its group would hold its output open
-    child.once("exit", () => killGroup(child, "SIGKILL"));
     child.once("close", (code, signal) => resolve([code ?? 0, signal === null ? 0 : constants.signals[signal]]));
   });
 }
 
-function killGroup(child: ChildProcessWithoutNullStreams, signal: NodeJS.Signals): void {
+/** Out of file descriptors it comes back without them, whatever its type says. */
+function hasPipes(child: ChildProcess): boolean {
+  return [child.stdin, child.stdout, child.stderr].every((pipe) => pipe !== null && pipe !== undefined);
+}
+
+function killGroup(child: ChildProcess, signal: NodeJS.Signals): void {
   if (child.pid === undefined) return;
   try {
     process.kill(-child.pid, signal);

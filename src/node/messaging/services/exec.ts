@@ -3,7 +3,7 @@
  *
  *   client ─► run ─► stream ─► request        stream ─► records ─► chunks that wait ─► read (position) ─► client
  *
- * A run keeps at most WAIT_MOST_BYTES for its client; beyond, its stream is not read, which holds the program. A client that does not read for
+ * A run keeps at most WAIT_MOST_BYTES for its client, each record counted with what it costs besides its bytes; beyond, its stream is not read, which holds the program. A client that does not read for
  * CLIENT_MS has gone: the run is ended. Source: docs/protocol.md, "Execution".
  */
 import type {
@@ -38,6 +38,10 @@ const READ_BYTES = 131_072;
 const CLIENT_MS = 60_000;
 const TICK_MS = 5_000;
 const LIST_MS = 20_000;
+/** 256 names of 64 characters have place twice. */
+const LIST_MOST_BYTES = 32_768;
+/** What a record takes of memory, and of an answer, besides its bytes: a flood of tiny ones is bounded as well. */
+const RECORD_COST_BYTES = 128;
 
 interface Waiting {
   readonly type: ExecRecord;
@@ -100,6 +104,9 @@ export class ExecPart implements MessagingPart, ExecControl {
       for (let after = 0; ;) {
         const output = await this.read(run.key, after, Math.max(0, untilMs - this.#nowMs()));
         after = output.next;
+        const bytes = output.chunks.reduce((sum, { data }) => sum + Buffer.byteLength(data, "base64"), text.length);
+        if (bytes > LIST_MOST_BYTES)
+          throw new WeftError("EXEC_FAILED", `${node}: what it answers is no list of commands`, "see that node's log");
         text += output.chunks.map(({ data }) => Buffer.from(data, "base64").toString("latin1")).join("");
         if (output.exit === null && this.#nowMs() < untilMs) continue;
         const why = output.exit === null ? "it does not answer" : output.exit.reason;
@@ -162,8 +169,10 @@ export class ExecPart implements MessagingPart, ExecControl {
 
   #take(run: Run, type: ExecRecord, bytes: Uint8Array): void {
     if (type === ExecRecord.OUT || type === ExecRecord.ERR) {
+      // behind the end nothing counts
+      if (bytes.length === 0 || run.exit !== undefined) return;
       run.waiting.push({ type, bytes });
-      run.waitingBytes += bytes.length;
+      run.waitingBytes += RECORD_COST_BYTES + bytes.length;
       run.wake();
       return;
     }
@@ -200,8 +209,9 @@ export class ExecPart implements MessagingPart, ExecControl {
     const chunks: ExecChunk[] = [];
     let bytes = 0;
     for (const one of run.waiting) {
-      if (bytes > 0 && bytes + one.bytes.length > READ_BYTES) break;
-      bytes += one.bytes.length;
+      const cost = RECORD_COST_BYTES + one.bytes.length;
+      if (bytes > 0 && bytes + cost > READ_BYTES) break;
+      bytes += cost;
       chunks.push({
         stream: one.type === ExecRecord.OUT ? "out" : "err",
         data: Buffer.from(one.bytes).toString("base64"),
@@ -214,7 +224,7 @@ export class ExecPart implements MessagingPart, ExecControl {
   /** What is before the position has arrived at the client. */
   #forget(run: Run, after: number): void {
     const count = Math.max(0, Math.min(after - run.base, run.waiting.length));
-    for (const { bytes } of run.waiting.splice(0, count)) run.waitingBytes -= bytes.length;
+    for (const { bytes } of run.waiting.splice(0, count)) run.waitingBytes -= RECORD_COST_BYTES + bytes.length;
     run.base += count;
     if (run.waitingBytes <= WAIT_MOST_BYTES / 2)
       void run.stream.then((stream) => stream.resume()).catch(() => undefined);

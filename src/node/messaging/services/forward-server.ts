@@ -2,15 +2,19 @@
  * Connections that members forward through this node: the opening is read, the rules are asked, names are looked up, the connection is
  * made, and from then on bytes go both ways.
  *
- *   stream ─► place free? ─► opening (10 s) ─► rules ─► look-up ─► rules for each address ─► connect (10 s) ─► answer ─► splice
+ *   stream ─► place free? ─► opening (10 s) ─► rules ─► look-up ─► rules for each address ─► connect (10 s with the look-up) ─► answer ─► splice
  *
- * Full: answered BUSY at once. Every use and refusal is one audit line and one counter. Source: docs/protocol.md, "Forwards".
+ * What this program listens on itself (its API, forwards, SOCKS proxies, name service, channels) is refused whatever the rules say: a member
+ * that came in there would act as this node. Full: answered BUSY at once. Every use and refusal is one audit line and one counter.
+ * Source: docs/protocol.md, "Forwards".
  */
 import { lookup } from "node:dns/promises";
 import { connect, type Socket } from "node:net";
+import { networkInterfaces } from "node:os";
 import type { MetricSample } from "../../../api/control.ts";
 import { toHex } from "../../../base/bytes.ts";
 import { formatAddress, formatEndpoint, parseAddress } from "../../../base/endpoint.ts";
+import { ownListeners } from "../../../base/own-listeners.ts";
 import {
   answerName,
   decodeOpening,
@@ -20,6 +24,7 @@ import {
   OPENING_BYTES,
 } from "../../../messaging/services/opening.ts";
 import {
+  allowLine,
   type AllowRule,
   allowsTarget,
   mayLookUp,
@@ -34,6 +39,9 @@ import { readBytes, splice } from "./splice.ts";
 
 const MAX_CONNECTIONS = 1_024;
 const MAX_PER_PEER = 256;
+/** Names that are looked up at once; each takes a thread of the process. */
+const MAX_LOOKUPS = 8;
+const MAX_LOOKUPS_PER_PEER = 2;
 const OPENING_MS = 10_000;
 const CONNECT_MS = 10_000;
 /** Addresses of a name that are tried. */
@@ -47,13 +55,27 @@ const RESULTS = ["connected", "not_allowed", "refused", "unreachable", "busy", "
 export interface ForwardServerOptions {
   /** Nothing else is allowed. */
   readonly allow: readonly AllowRule[];
+  /** Addresses of a name, best first. @default the system's */
+  readonly lookUp?: ((name: string) => Promise<readonly string[]>) | undefined;
+  /** For look-up and connection together. @default 10 s */
+  readonly connectMs?: number | undefined;
+}
+
+/** Why there is no connection. */
+interface Refusal {
+  readonly answer: ForwardAnswer;
+  /** For the audit line. */
+  readonly why: string;
 }
 
 export class ForwardServer {
   readonly #context: ServiceContext;
   readonly #audit: Audit;
   readonly #allow: readonly AllowRule[];
+  readonly #lookUp: (name: string) => Promise<readonly string[]>;
+  readonly #connectMs: number;
   readonly #slots = new Slots(MAX_CONNECTIONS, MAX_PER_PEER);
+  readonly #lookUps = new Slots(MAX_LOOKUPS, MAX_LOOKUPS_PER_PEER);
   readonly #results = new Float64Array(RESULTS.length);
   readonly #ending = new AbortController();
   readonly #sockets = new Set<Socket>();
@@ -65,6 +87,8 @@ export class ForwardServer {
     this.#context = context;
     this.#audit = audit;
     this.#allow = options.allow;
+    this.#lookUp = options.lookUp ?? systemLookUp;
+    this.#connectMs = options.connectMs ?? CONNECT_MS;
   }
 
   start(): void {
@@ -77,17 +101,22 @@ export class ForwardServer {
     for (const socket of this.#sockets) socket.resetAndDestroy();
   }
 
+  /** Connections of members now. */
+  get active(): number {
+    return this.#slots.taken;
+  }
+
   async #serve(stream: MeshStream): Promise<void> {
     const member = this.#context.find(stream.peerId);
     if (member === undefined) return stream.reset(StreamCode.APPLICATION);
     const peer = namesOf(member);
     const release = this.#slots.take(toHex(stream.peerId));
     try {
-      if (release === undefined) return this.#refuse(stream, peer, undefined, ForwardAnswer.BUSY);
+      if (release === undefined) return this.#refuse(stream, peer, undefined, refusal(ForwardAnswer.BUSY));
       const target = await this.#readOpening(stream);
-      if (target === undefined) return this.#refuse(stream, peer, undefined, ForwardAnswer.BAD);
+      if (target === undefined) return this.#refuse(stream, peer, undefined, refusal(ForwardAnswer.BAD));
       const found = await this.#connect(peer, target);
-      if (typeof found === "number") return this.#refuse(stream, peer, target, found);
+      if ("answer" in found) return this.#refuse(stream, peer, target, found);
       await this.#carry(stream, peer, found);
     } catch {
       // the peer was gone before it had said what it wants
@@ -104,32 +133,50 @@ export class ForwardServer {
     return length === undefined ? undefined : decodeOpening(head, await readBytes(stream, length, signal));
   }
 
-  /** @returns a connected socket, or what to answer */
-  async #connect(peer: PeerNames, target: Target): Promise<Socket | ForwardAnswer> {
-    const name = target.host !== "" && parseAddress(target.host) === undefined ? target.host : "";
+  async #connect(peer: PeerNames, target: Target): Promise<Socket | Refusal> {
+    const { host, port } = target;
+    const name = host !== "" && parseAddress(host) === undefined ? host : "";
+    const notAllowed = refusal(ForwardAnswer.NOT_ALLOWED, `not allowed, as by: ${allowLine(peer.name, target)}`);
     // nothing is looked up for somebody who may not go there in any case
-    if (name !== "" && !mayLookUp(this.#allow, peer, name, target.port)) return ForwardAnswer.NOT_ALLOWED;
-    const addresses = await addressesOf(target.host);
-    if (addresses.length === 0) return ForwardAnswer.UNREACHABLE;
-    const allowed = addresses.filter((address) => {
-      const bytes = parseAddress(address);
-      return bytes !== undefined && allowsTarget(this.#allow, peer, name, bytes, target.port);
+    if (name !== "" && !mayLookUp(this.#allow, peer, name, port)) return notAllowed;
+    const limit = AbortSignal.any([this.#ending.signal, AbortSignal.timeout(this.#connectMs)]);
+    const addresses = name === "" ? addressesOf(host) : await this.#lookedUp(peer, name, limit);
+    if (addresses === undefined) return refusal(ForwardAnswer.BUSY);
+    if (addresses.length === 0) return refusal(ForwardAnswer.UNREACHABLE);
+    const machine = machineAddresses();
+    const allowed = addresses.flatMap((text) => {
+      const address = parseAddress(text);
+      if (address === undefined) return [];
+      const isOwn = machine.has(toHex(address));
+      return allowsTarget(this.#allow, peer, { name, address, port, isOwn }) ? { text, address } : [];
     });
-    if (allowed.length === 0) return ForwardAnswer.NOT_ALLOWED;
+    if (allowed.length === 0) return notAllowed;
+    if (allowed.some(({ address }) => ownListeners.takes(address, port)))
+      return refusal(ForwardAnswer.NOT_ALLOWED, "not allowed: this daemon itself listens there");
     let answer: ForwardAnswer = ForwardAnswer.UNREACHABLE;
-    const limit = AbortSignal.any([this.#ending.signal, AbortSignal.timeout(CONNECT_MS)]);
-    for (const address of allowed.slice(0, MAX_ADDRESSES)) {
-      const made = await connected(address, target.port, limit);
+    for (const { text } of allowed.slice(0, MAX_ADDRESSES)) {
+      const made = await connected(text, port, limit);
       if (typeof made === "object") return made;
       if (made === "ECONNREFUSED") answer = ForwardAnswer.REFUSED;
     }
-    return answer;
+    return refusal(answer);
+  }
+
+  /** @returns none when the name leads nowhere or takes too long, undefined when too many are looked up */
+  async #lookedUp(peer: PeerNames, name: string, limit: AbortSignal): Promise<readonly string[] | undefined> {
+    const release = this.#lookUps.take(peer.id);
+    if (release === undefined) return undefined;
+    // the place is held until the system is done with it, not only as long as the peer waits
+    const found = this.#lookUp(name)
+      .catch(() => [])
+      .finally(release);
+    return Promise.race([found, aborted(limit).then(() => [])]);
   }
 
   async #carry(stream: MeshStream, peer: PeerNames, socket: Socket): Promise<void> {
     this.#results[ForwardAnswer.CONNECTED]++;
     const place = formatEndpoint({ address: socket.remoteAddress ?? "", port: socket.remotePort ?? 0 });
-    this.#audit.note(`forward: ${peer.name} connects to ${place}`);
+    this.#audit.used(peer.id, `forward: ${peer.name} connects to ${place}`);
     this.#sockets.add(socket);
     socket.setNoDelay(true);
     socket.setKeepAlive(true, KEEPALIVE_MS);
@@ -143,10 +190,10 @@ export class ForwardServer {
     }
   }
 
-  #refuse(stream: MeshStream, peer: PeerNames, target: Target | undefined, answer: ForwardAnswer): void {
+  #refuse(stream: MeshStream, peer: PeerNames, target: Target | undefined, { answer, why }: Refusal): void {
     this.#results[answer]++;
     const place = target === undefined ? "" : ` to ${target.host === "" ? "loopback" : target.host}:${target.port}`;
-    this.#audit.note(`forward: ${peer.name}${place}: ${answerName(answer)}`);
+    this.#audit.refused(peer.id, `forward: ${peer.name}${place}: ${why}`);
     stream.resume();
     stream.end(Uint8Array.of(answer));
   }
@@ -180,16 +227,35 @@ export class ForwardServer {
   }
 }
 
-/** Canonical addresses, best first; none when the name leads nowhere. */
-async function addressesOf(host: string): Promise<readonly string[]> {
-  if (host === "") return LOOPBACK;
+function refusal(answer: ForwardAnswer, why = answerName(answer)): Refusal {
+  return { answer, why };
+}
+
+/** Canonical. @param host "" or an address */
+function addressesOf(host: string): readonly string[] {
   const bytes = parseAddress(host);
-  if (bytes !== undefined) return [formatAddress(bytes)];
-  try {
-    return (await lookup(host, { all: true })).map(({ address }) => address);
-  } catch {
-    return [];
+  return bytes === undefined ? LOOPBACK : [formatAddress(bytes)];
+}
+
+async function systemLookUp(name: string): Promise<readonly string[]> {
+  return (await lookup(name, { all: true })).map(({ address }) => address);
+}
+
+/** Of this machine's interfaces, now; in hexadecimal digits. */
+function machineAddresses(): ReadonlySet<string> {
+  const found = new Set<string>();
+  for (const { address } of Object.values(networkInterfaces()).flatMap((infos) => infos ?? [])) {
+    const bytes = parseAddress(address);
+    if (bytes !== undefined) found.add(toHex(bytes));
   }
+  return found;
+}
+
+function aborted(signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal.aborted) resolve();
+    else signal.addEventListener("abort", () => resolve(), { once: true });
+  });
 }
 
 /** @returns the socket, or the code of what failed */

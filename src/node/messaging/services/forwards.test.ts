@@ -2,18 +2,23 @@ import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { type AddressInfo, connect, createServer, type Server, type Socket } from "node:net";
+import { join } from "node:path";
 import { buffer } from "node:stream/consumers";
 import { after, test } from "node:test";
+import type { NodeControl } from "../../../api/control.ts";
+import { serveApi } from "../../../api/server.ts";
 import { concat, utf8 } from "../../../base/bytes.ts";
-import {
-  type AllowRule,
-  LOOPBACK_ONLY,
-  parseTargetRule,
-  type TargetRule,
-} from "../../../messaging/services/targets.ts";
+import { nullLogger } from "../../../base/log.ts";
+import { type AllowRule, parseTargetRule, type TargetRule } from "../../../messaging/services/targets.ts";
+import type { ForwardServerOptions } from "./forward-server.ts";
 import { ForwardsPart } from "./forwards.ts";
 import { createTestPair, type TestNode } from "./testing.ts";
 
+const toTarget = (text: string): AllowRule => ({
+  peers: undefined,
+  targets: [parseTargetRule(text) as TargetRule],
+});
+const LOOPBACK = [toTarget("loopback:*")];
 const world = createTestPair();
 const [one, two] = world.nodes;
 const parts: ForwardsPart[] = [];
@@ -24,8 +29,12 @@ after(() => {
   world.close();
 });
 
-async function part(node: TestNode, allow: readonly AllowRule[] = LOOPBACK_ONLY): Promise<ForwardsPart> {
-  const made = new ForwardsPart(node.context, { allow });
+async function part(
+  node: TestNode,
+  allow: readonly AllowRule[] = LOOPBACK,
+  options: Partial<ForwardServerOptions> = {},
+): Promise<ForwardsPart> {
+  const made = new ForwardsPart(node.context, { ...options, allow });
   parts.push(made);
   await made.start();
   return made;
@@ -104,7 +113,12 @@ test("a program that nobody answers is reset, and the failure counted", async ()
 test("what no rule allows is refused, said in the audit log and counted", async () => {
   const { listen: place } = await client.addForward("0", "two:10.255.255.1:80");
   await once(connect(portOf(place), "127.0.0.1"), "error");
-  assert.match(two.audit.join("\n"), /forward: one to 10\.255\.255\.1:80: not allowed/);
+  const line = /: allow = \[\{ peers = \["one"\], targets = \["10\.255\.255\.1:80"\] \}\]$/;
+  assert.match(two.audit.at(-1) ?? "", /^forward: one to 10\.255\.255\.1:80: not allowed/);
+  assert.match(two.audit.at(-1) ?? "", line);
+  // and whoever wanted to go there is told what is missing
+  assert.match(client.forwards()[0].refusal ?? "", line);
+  assert.match(client.forwards()[0].refusal ?? "", /^two does not allow it; its weft\.toml needs, in \[forward\]/);
   const refused = parts[1].metrics().find((one) => one.labels["result"] === "not_allowed");
   assert.equal(refused?.value, 1);
   await client.removeForward(place);
@@ -168,12 +182,113 @@ test("a SOCKS proxy reaches members by name, and nothing else without a way", as
 
 test("a SOCKS proxy with a way sends the rest there, where the rules decide", async () => {
   parts[1].close();
-  const rules = [{ peers: ["one"], targets: [parseTargetRule("localhost.example:*") as TargetRule] }];
-  const server = await part(world.restart(1), [...rules, ...LOOPBACK_ONLY]);
+  const server = await part(world.restart(1), [toTarget("localhost.example:*"), ...LOOPBACK]);
   const node = await part(world.restart(0));
   const { listen: place } = await node.addProxy("0", "two");
   assert.deepEqual(await socks(place, "127.0.0.1", echoPort, utf8("there")), [0, "there"]);
   assert.equal((await socks(place, "192.0.2.1", 80, new Uint8Array(0)))[0], 2);
   await node.removeProxy(place);
   server.close();
+});
+
+/** @returns what a program gets there */
+async function read(place: string): Promise<string> {
+  const socket = connect(portOf(place), "127.0.0.1");
+  socket.on("error", () => undefined);
+  return (await buffer(socket).catch(() => "reset")).toString();
+}
+
+/** Opens a forward to `target` at two. @returns what a program gets through it, and what the client then knows */
+async function through(node: ForwardsPart, target: string): Promise<{ got: string; refusal: string | null }> {
+  const { listen: place } = await node.addForward("0", target);
+  const got = await read(place);
+  const [{ refusal }] = node.forwards();
+  await node.removeForward(place);
+  return { got, refusal };
+}
+
+test("without rules no member reaches a service of this machine", async () => {
+  const server = await part(world.restart(1), []);
+  const node = await part(world.restart(0));
+  const port = await listen((socket) => socket.end("secret"));
+  const { got, refusal } = await through(node, `two:${port}`);
+  assert.equal(got, "reset");
+  assert.match(refusal ?? "", new RegExp(`targets = \\["loopback:${port}"\\]`));
+  server.close();
+  const open = await part(world.restart(1), [toTarget(`loopback:${port}`)]);
+  const again = await part(world.restart(0));
+  assert.deepEqual(await through(again, `two:${port}`), { got: "secret", refusal: null });
+  open.close();
+});
+
+test("what the other daemon itself listens on is refused whatever its rules say", async () => {
+  const two = world.restart(1);
+  const server = await part(two, [toTarget("loopback:*"), toTarget("127.0.0.0/8:*"), toTarget("[::1]:*")]);
+  const node = await part(world.restart(0));
+  const proxy = await server.addProxy("0", undefined);
+  const forward = await server.addForward("0", "one:1");
+  const everywhere = await server.addProxy("0.0.0.0:0", undefined);
+  const socket = join(two.context.stateDirectory, "weft.sock");
+  const api = await serveApi({} as NodeControl, socket, nullLogger, { listen: { address: "127.0.0.1", port: 0 } });
+  try {
+    for (const place of [proxy.listen, forward.listen, everywhere.listen, api.address ?? ""])
+      for (const host of ["", "127.0.0.1:"])
+        assert.equal((await through(node, `two:${host}${portOf(place)}`)).got, "reset", place);
+    assert.equal(two.audit.filter((line) => line.endsWith("not allowed: this daemon itself listens there")).length, 8);
+    // nothing came in
+    assert.deepEqual([...server.proxies(), ...server.forwards()].map(({ connections }) => connections), [0, 0, 0]);
+    // the port of one that is closed is a port like any other
+    await server.removeProxy(proxy.listen);
+    const other = createServer((taken) => taken.end("another program"));
+    servers.push(other);
+    other.listen(portOf(proxy.listen), "127.0.0.1");
+    await once(other, "listening");
+    assert.equal((await through(node, `two:${portOf(proxy.listen)}`)).got, "another program");
+  } finally {
+    await api.close();
+    server.close();
+  }
+});
+
+test("a name that is looked up for too long leads nowhere", async () => {
+  const two = world.restart(1);
+  const lookUp = (): Promise<never> => new Promise(() => undefined);
+  const server = await part(two, [toTarget("*:*")], { lookUp, connectMs: 50 });
+  const node = await part(world.restart(0));
+  assert.equal((await through(node, "two:slow.example:80")).got, "reset");
+  assert.deepEqual(two.audit, ["forward: one to slow.example:80: unreachable"]);
+  server.close();
+});
+
+test("a member has two names looked up at once, and no more", async () => {
+  const asked: string[] = [];
+  const waiting: ((addresses: readonly string[]) => void)[] = [];
+  const lookUp = (name: string): Promise<readonly string[]> => {
+    asked.push(name);
+    return new Promise((resolve) => waiting.push(resolve));
+  };
+  const port = await listen((socket) => socket.end("found"));
+  const server = await part(world.restart(1), [toTarget("127.0.0.0/8:*")], { lookUp });
+  const node = await part(world.restart(0));
+  const busy = (): number => server.metrics().find((one) => one.labels["result"] === "busy")?.value ?? 0;
+  const { listen: place } = await node.addForward("0", `two:slow.example:${port}`);
+  const taken = [0, 1, 2, 3].map(() => read(place));
+  while (busy() < 2) await new Promise((resolve) => setImmediate(resolve));
+  assert.equal(asked.length, 2);
+  for (const found of waiting) found(["127.0.0.1"]);
+  assert.deepEqual((await Promise.all(taken)).toSorted(), ["found", "found", "reset", "reset"]);
+  // the places are free again
+  const next = read(place);
+  while (waiting.length < 3) await new Promise((resolve) => setImmediate(resolve));
+  waiting[2](["127.0.0.1"]);
+  assert.equal(await next, "found");
+  await node.removeForward(place);
+  server.close();
+});
+
+test("diagnostics are counts: where forwards lead is not for everybody", async () => {
+  const node = await part(world.restart(0));
+  const { listen: place } = await node.addForward("0", "two:10.1.2.3:80");
+  assert.deepEqual(node.diagnostics(), { forwards: 1, proxies: 0, waiting: 0, connections: 0, served: 0 });
+  await node.removeForward(place);
 });

@@ -11,10 +11,10 @@ import { WeftError } from "../../../base/errors.ts";
 import type { Member } from "../../../mesh/types.ts";
 import { ForwardAnswer } from "../../../messaging/services/opening.ts";
 import { encodeReply, SocksHandshake, SocksReply } from "../../../messaging/services/socks5.ts";
-import { parseListenAddress, parseNodeTarget, type Target } from "../../../messaging/services/targets.ts";
+import { allowLine, parseListenAddress, parseNodeTarget, type Target } from "../../../messaging/services/targets.ts";
 import type { MeshStream } from "../../../stream/types.ts";
 import type { MessagingPart } from "../part.ts";
-import { needMember, type ServiceContext } from "./context.ts";
+import { needMember, nodeName, type ServiceContext } from "./context.ts";
 import { dialThrough, ForwardError } from "./forward-dial.ts";
 import { ForwardServer, type ForwardServerOptions } from "./forward-server.ts";
 import { Audit } from "./limits.ts";
@@ -130,9 +130,10 @@ export class ForwardsPart implements MessagingPart, ForwardsControl {
 
   // ── connections of programs ──────────────────────────────────────────────────────────────────────────────────────────
 
-  async #carry(socket: Socket, { spec }: LocalListener): Promise<void> {
+  async #carry(socket: Socket, listener: LocalListener): Promise<void> {
+    const { spec } = listener;
     if (spec.kind === "forward") {
-      const stream = await this.#dial(socket, spec.nodeId, spec.target).catch((error: unknown) => {
+      const stream = await this.#dial(socket, listener, spec.nodeId, spec.target).catch((error: unknown) => {
         socket.resetAndDestroy();
         throw error;
       });
@@ -143,7 +144,7 @@ export class ForwardsPart implements MessagingPart, ForwardsControl {
     let stream: MeshStream;
     try {
       const [nodeId, target] = this.#placeOf(request, spec.via);
-      stream = await this.#dial(socket, nodeId, target);
+      stream = await this.#dial(socket, listener, nodeId, target);
     } catch (error) {
       const answer = error instanceof ForwardError ? error.answer : ForwardAnswer.UNREACHABLE;
       socket.end(encodeReply(REPLY_OF[answer] ?? SocksReply.FAILURE));
@@ -154,15 +155,29 @@ export class ForwardsPart implements MessagingPart, ForwardsControl {
   }
 
   /** Ends the waiting when the program goes away. */
-  async #dial(socket: Socket, nodeId: Uint8Array, target: Target): Promise<MeshStream> {
+  async #dial(socket: Socket, listener: LocalListener, nodeId: Uint8Array, target: Target): Promise<MeshStream> {
     const gone = new AbortController();
     const onClose = (): void => gone.abort(new Error("the program has gone"));
     socket.once("close", onClose);
     try {
-      return await dialThrough(this.#context, nodeId, target, AbortSignal.any([gone.signal, this.#ending.signal]));
+      const signal = AbortSignal.any([gone.signal, this.#ending.signal]);
+      const stream = await dialThrough(this.#context, nodeId, target, signal);
+      listener.refusal = undefined;
+      return stream;
+    } catch (error) {
+      if (error instanceof ForwardError && error.answer === ForwardAnswer.NOT_ALLOWED)
+        listener.refusal = this.#remedy(nodeId, target);
+      throw error;
     } finally {
       socket.off("close", onClose);
     }
+  }
+
+  /** Nobody lets anybody in without being told to. */
+  #remedy(nodeId: Uint8Array, target: Target): string {
+    const there = nodeName(this.#context, nodeId).name;
+    const here = nodeName(this.#context, this.#context.identity.nodeId).name;
+    return `${there} does not allow it; its weft.toml needs, in [forward]: ${allowLine(here, target)}`;
   }
 
   #placeOf({ host, port }: Target, via: Uint8Array | undefined): readonly [nodeId: Uint8Array, target: Target] {
@@ -203,12 +218,21 @@ export class ForwardsPart implements MessagingPart, ForwardsControl {
         sum((one) => one.failures),
       ),
       sample("weft_forward_refused_total", "counter", "Closed at once: too many.", this.#listeners.refused),
+      sample("weft_forward_audit_left_out_total", "counter", "Audit lines left out: too many.", this.#audit.leftOut),
       ...this.#server.metrics(),
     ];
   }
 
+  /** Counts alone: where they lead is for the scope forward. */
   diagnostics(): unknown {
-    return { forwards: this.forwards(), proxies: this.proxies() };
+    const all = this.#listeners.all;
+    return {
+      forwards: all.filter(({ spec }) => spec.kind === "forward").length,
+      proxies: all.filter(({ spec }) => spec.kind === "socks").length,
+      waiting: all.filter(({ server }) => server === undefined).length,
+      connections: this.#listeners.active,
+      served: this.#server.active,
+    };
   }
 }
 

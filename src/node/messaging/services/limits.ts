@@ -41,31 +41,92 @@ export class Slots {
 
 const LINES_PER_SECOND = 20;
 const BURST_LINES = 100;
+/** Of the burst, for what was done: refusals, which cost the peer nothing, cannot take it. */
+const RESERVED_LINES = 50;
+const MAX_BUCKETS = 1_024;
+/** Of what this machine's user does. */
+const LOCAL = "";
+/** Of the peers that find no bucket free. */
+const OTHERS = "others";
 
-/** One line for each use of a service and each refusal. A flood of them is cut short; how many are missing is said in the next line. */
+interface Bucket {
+  tokens: number;
+  atMs: number;
+  missing: number;
+}
+
+/**
+ * One line for each use of a service and each refusal. A flood of them is cut short, each peer's by itself; how many are missing is said in
+ * that peer's next line and counted.
+ */
 export class Audit {
   readonly #log: Logger;
   readonly #clock: Clock;
-  #tokens = BURST_LINES;
-  #atMs = 0;
-  #missing = 0;
+  readonly #buckets = new Map<string, Bucket>();
+  /** Lines of all that are missing. */
+  leftOut = 0;
 
   constructor(log: Logger, clock: Clock) {
     this.#log = log.child("audit");
     this.#clock = clock;
+    // there when there is no place left
+    const { nowMs } = clock.now();
+    for (const key of [LOCAL, OTHERS]) this.#buckets.set(key, { tokens: BURST_LINES, atMs: nowMs, missing: 0 });
   }
 
+  /** What this machine's user did. */
   note(line: string): void {
-    const { nowMs } = this.#clock.now();
-    this.#tokens = Math.min(BURST_LINES, this.#tokens + ((nowMs - this.#atMs) / 1000) * LINES_PER_SECOND);
-    this.#atMs = nowMs;
-    if (this.#tokens < 1) {
-      this.#missing++;
+    this.#write(LOCAL, line, 0);
+  }
+
+  /** @param peerId anything that tells members apart */
+  used(peerId: string, line: string): void {
+    this.#write(peerId, line, 0);
+  }
+
+  refused(peerId: string, line: string): void {
+    this.#write(peerId, line, RESERVED_LINES);
+  }
+
+  #write(key: string, line: string, kept: number): void {
+    const bucket = this.#bucket(key);
+    if (bucket.tokens < kept + 1) {
+      bucket.missing++;
+      this.leftOut++;
       return;
     }
-    this.#tokens--;
-    const missing = this.#missing === 0 ? "" : ` (${this.#missing} lines before this one were left out)`;
-    this.#missing = 0;
+    bucket.tokens--;
+    const missing = bucket.missing === 0 ? "" : ` (${bucket.missing} lines before this one were left out)`;
+    bucket.missing = 0;
     this.#log.info(`${line}${missing}`);
   }
+
+  #bucket(key: string): Bucket {
+    const { nowMs } = this.#clock.now();
+    let bucket = this.#buckets.get(key);
+    if (bucket === undefined && this.#buckets.size >= MAX_BUCKETS) {
+      this.#forgetIdle(nowMs);
+      if (this.#buckets.size >= MAX_BUCKETS) return this.#bucket(OTHERS);
+    }
+    if (bucket === undefined) {
+      bucket = { tokens: BURST_LINES, atMs: nowMs, missing: 0 };
+      this.#buckets.set(key, bucket);
+    }
+    refill(bucket, nowMs);
+    return bucket;
+  }
+
+  /** A full bucket is as good as none; what it left out stays counted. */
+  #forgetIdle(nowMs: number): void {
+    for (const [key, bucket] of this.#buckets) {
+      if (key === LOCAL || key === OTHERS) continue;
+      refill(bucket, nowMs);
+      if (bucket.tokens === BURST_LINES) this.#buckets.delete(key);
+    }
+  }
+}
+
+function refill(bucket: Bucket, nowMs: number): void {
+  bucket.tokens = Math.min(BURST_LINES, bucket.tokens + ((nowMs - bucket.atMs) / 1000) * LINES_PER_SECOND);
+  bucket.atMs = nowMs;
 }

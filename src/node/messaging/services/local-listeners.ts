@@ -13,6 +13,7 @@ import type { ForwardView, ProxyView } from "../../../api/messaging/forwards-con
 import { equal, fromHex, toHex } from "../../../base/bytes.ts";
 import { formatEndpoint } from "../../../base/endpoint.ts";
 import { WeftError } from "../../../base/errors.ts";
+import { ownListeners } from "../../../base/own-listeners.ts";
 import { isHost, type Target } from "../../../messaging/services/targets.ts";
 import { saveDurably } from "../files/disk.ts";
 import { nodeName, type ServiceContext } from "./context.ts";
@@ -48,6 +49,8 @@ export class LocalListener {
   bytesUp = 0;
   bytesDown = 0;
   failures = 0;
+  /** What the other node's configuration lacks, as the last connection was told; undefined when that one was let in. */
+  refusal: string | undefined;
   retryMs: number = FIRST_RETRY_MS;
   cancelRetry: (() => void) | undefined;
 
@@ -167,6 +170,7 @@ export class LocalListeners {
       server.close();
       return;
     }
+    ownListeners.claim(server);
     listener.server = server;
     listener.error = undefined;
     listener.retryMs = FIRST_RETRY_MS;
@@ -274,8 +278,16 @@ export class LocalListeners {
 }
 
 function figuresOf(listener: LocalListener): Omit<ProxyView, "listen" | "via"> {
-  const { server, error, connections, failures, bytesUp, bytesDown } = listener;
-  return { listening: server !== undefined, error: error ?? null, connections, failures, bytesUp, bytesDown };
+  const { server, error, refusal, connections, failures, bytesUp, bytesDown } = listener;
+  return {
+    listening: server !== undefined,
+    error: error ?? null,
+    refusal: refusal ?? null,
+    connections,
+    failures,
+    bytesUp,
+    bytesDown,
+  };
 }
 
 function sameSpec(a: ListenerSpec, b: ListenerSpec): boolean {
