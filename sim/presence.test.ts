@@ -166,6 +166,32 @@ test("nobody in between can make up, change or bring back a beacon", () => {
   assert.equal(view(net, a, b).state, "offline");
 });
 
+test("forged beacons that one node brings do not keep the beacons of honest ones away", () => {
+  const net = mesh(9, 40);
+  const [a, b, ...hostile] = net.nodes;
+  watch(net, a, b);
+  net.run(SECOND_MS);
+  const unsigned = { status: BeaconStatus.STOPPING, note: utf8("") };
+  const versionMs = net.now.wallMs + 1000;
+  for (const one of hostile) {
+    for (let i = 0; i < 40; i++) {
+      const forged = { version: versionMs + i, ...unsigned };
+      const signature = net.sign(one, BEACON_PURPOSE, beaconBody(forged));
+      const frame = encodePresence({ type: PresenceType.BEACON, beacon: { node: b.id, ...forged, signature } });
+      net.inject(hostile[0], a, frame, PRESENCE_FRAMES);
+    }
+  }
+  net.run(100);
+  assert.equal(presenceOf(a).counters.signaturesRefused, 16);
+  assert.equal(presenceOf(a).counters.peersCutOff, 1);
+  const good = { version: versionMs + 100, ...unsigned };
+  const signature = net.sign(b, BEACON_PURPOSE, beaconBody(good));
+  const frame = encodePresence({ type: PresenceType.BEACON, beacon: { node: b.id, ...good, signature } });
+  net.inject(hostile[1], a, frame, PRESENCE_FRAMES);
+  net.run(100);
+  assert.equal(view(net, a, b).state, "offline");
+});
+
 test("what one node makes another keep and do for it is bounded", () => {
   const net = mesh(7, 60);
   const [subject, ...others] = net.nodes;

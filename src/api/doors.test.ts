@@ -465,41 +465,42 @@ test("a WebSocket of a foreign page, without a token, or elsewhere is refused; n
   }
 });
 
-test("when a token ends, its WebSocket and its streams end with it, and those of others go on", { timeout: 30_000 }, async () => {
-  const world = new World();
-  const own = new Tokens();
-  const { api, url } = await serve(world, { tokens: own });
-  const talk = new Talk(url, ["weft.v1", "weft.token.reader"]);
-  const other = new Talk(url, ["weft.v1", "weft.token.chief"]);
-  await Promise.all([once(talk.socket, "open"), once(other.socket, "open")]);
-  const sse = new WeftClient({ url, token: "reader" }).events("/v1/test/news/events");
-  try {
-    await sse.next();
-    for (const one of [talk, other]) {
-      one.say({ id: 1, subscribe: "/v1/test/news/events" });
-      await one.hear(2);
+test(
+  "when a token ends, its WebSocket and its streams end with it, and those of others go on",
+  { timeout: 30_000 },
+  async () => {
+    const world = new World();
+    const own = new Tokens();
+    const { api, url } = await serve(world, { tokens: own });
+    const talk = new Talk(url, ["weft.v1", "weft.token.reader"]);
+    const other = new Talk(url, ["weft.v1", "weft.token.chief"]);
+    await Promise.all([once(talk.socket, "open"), once(other.socket, "open")]);
+    const sse = new WeftClient({ url, token: "reader" }).events("/v1/test/news/events");
+    try {
+      await sse.next();
+      for (const one of [talk, other]) {
+        one.say({ id: 1, subscribe: "/v1/test/news/events" });
+        await one.hear(2);
+      }
+      talk.say({ id: 2, method: "POST", path: "/v1/test/wait" });
+      talk.say({ id: 3, path: "/v1/openapi.json" });
+      await talk.hear(3);
+      const closed = once(talk.socket, "close");
+      own.end("reader");
+      world.say("news", 1);
+      await assert.rejects(sse.next(), { code: "UNAUTHORIZED" });
+      assert.equal((await closed)[0], 1008);
+      assert.equal(talk.heard.filter(({ event }) => event === "message").length, 0);
+      await until(() => world.aborted === 1);
+      assert.deepEqual((await other.hear(3))[2]["data"], { n: 1 });
+      await until(() => ![...own.waiting].some(({ id }) => id === "reader"));
+    } finally {
+      talk.socket.terminate();
+      other.socket.terminate();
+      await api.close();
     }
-    talk.say({ id: 2, method: "POST", path: "/v1/test/wait" });
-    talk.say({ id: 3, path: "/v1/openapi.json" });
-    await talk.hear(3);
-    const closed = once(talk.socket, "close");
-    own.end("reader");
-    world.say("news", 1);
-    await assert.rejects(sse.next(), { code: "UNAUTHORIZED" });
-    assert.equal((await closed)[0], 1008);
-    assert.equal(talk.heard.filter(({ event }) => event === "message").length, 0);
-    await until(() => world.aborted === 1);
-    assert.deepEqual((await other.hear(3))[2]["data"], { n: 1 });
-    assert.deepEqual(
-      [...own.waiting].map(({ id }) => id).filter((id) => id === "reader"),
-      [],
-    );
-  } finally {
-    talk.socket.terminate();
-    other.socket.terminate();
-    await api.close();
-  }
-});
+  },
+);
 
 test("a token that has ended without a word makes no call and reads no event on a connection that is open", async () => {
   const world = new World();
@@ -515,46 +516,50 @@ test("a token that has ended without a word makes no call and reads no event on 
     talk.say({ id: 3, subscribe: "/v1/test/news/events" });
     world.say("news", 1);
     const answers = (await talk.hear(5)).slice(2);
-    assert.deepEqual(
-      answers.map(({ id, status }) => [id, status]).toSorted(),
-      [
-        [1, 401],
-        [2, 401],
-        [3, 401],
-      ],
-    );
+    assert.deepEqual(answers.map(({ id, status }) => [id, status]).toSorted(), [
+      [1, 401],
+      [2, 401],
+      [3, 401],
+    ]);
   } finally {
     talk.socket.terminate();
     await api.close();
   }
 });
 
-test("a refused upgrade whose client keeps its half open is cut, and no connection holds up the end", { timeout: 30_000 }, async () => {
-  const { api, url } = await serve(new World());
-  const { hostname, port } = new URL(url);
-  const half = async (lines: readonly string[]): Promise<Socket> => {
-    const socket = connect({ host: hostname, port: Number(port), allowHalfOpen: true });
-    socket.on("error", () => undefined);
-    socket.write(`GET /v1/ws HTTP/1.1\r\nhost: ${hostname}:${port}\r\nconnection: upgrade\r\nupgrade: websocket\r\n`);
-    socket.write(`${lines.join("\r\n")}\r\n\r\n`);
-    await once(socket, "data");
-    return socket;
-  };
-  const refused = await half(["sec-websocket-version: 13"]);
-  // it never ends its half; only a connection that is gone answers what it writes with a reset
-  const writing = setInterval(() => refused.write("x"), 5);
-  await once(refused, "close");
-  clearInterval(writing);
-  const key = Buffer.alloc(16).toString("base64");
-  const mute = await half([
-    "sec-websocket-version: 13",
-    `sec-websocket-key: ${key}`,
-    "sec-websocket-protocol: weft.v1, weft.token.chief",
-  ]);
-  const silent = await half(["sec-websocket-version: 13"]);
-  await api.close();
-  for (const socket of [refused, mute, silent]) socket.destroy();
-});
+test(
+  "a refused upgrade whose client keeps its half open is cut, and no connection holds up the end",
+  { timeout: 30_000 },
+  async () => {
+    const { api, url } = await serve(new World());
+    const { hostname, port } = new URL(url);
+    const half = async (lines: readonly string[]): Promise<Socket> => {
+      const socket = connect({ host: hostname, port: Number(port), allowHalfOpen: true });
+      socket.on("error", () => undefined);
+      socket.write(`GET /v1/ws HTTP/1.1\r\nhost: ${hostname}:${port}\r\nconnection: upgrade\r\nupgrade: websocket\r\n`);
+      socket.write(`${lines.join("\r\n")}\r\n\r\n`);
+      await once(socket, "data");
+      return socket;
+    };
+    const refused = await half(["sec-websocket-version: 13"]);
+    // it never ends its half; only a connection that is gone answers what it writes with a reset
+    let isGone = false;
+    refused.on("close", () => (isGone = true));
+    await until(() => {
+      refused.write("x");
+      return isGone;
+    });
+    const key = Buffer.alloc(16).toString("base64");
+    const mute = await half([
+      "sec-websocket-version: 13",
+      `sec-websocket-key: ${key}`,
+      "sec-websocket-protocol: weft.v1, weft.token.chief",
+    ]);
+    const silent = await half(["sec-websocket-version: 13"]);
+    await api.close();
+    for (const socket of [refused, mute, silent]) socket.destroy();
+  },
+);
 
 test("a call whose client goes away is told to give up", async () => {
   const world = new World();

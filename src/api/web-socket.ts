@@ -20,7 +20,7 @@ import type { WebSocket } from "ws";
 import * as z from "zod/mini";
 import { WeftError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
-import { checkAccess, checkLive, onAccessEnd, WS_PROTOCOL } from "./access.ts";
+import { checkAccess, onAccessEnd, WS_PROTOCOL } from "./access.ts";
 import type { Door } from "./access.ts";
 import type { ApiCounters, ApiEnv } from "./dispatch.ts";
 import { errorBody, statusOf } from "./errors.ts";

@@ -3,6 +3,7 @@ import { Command } from "@commander-js/extra-typings";
 import { WeftClient } from "../client/client.ts";
 import { socketPathOf, stateDirectory } from "../api/paths.ts";
 import { WeftError } from "../base/errors.ts";
+import { notice, write } from "./terminal.ts";
 
 export const Exit = { OK: 0, FAILURE: 1, USAGE: 2, NO_DAEMON: 3, NOT_FOUND: 4, UNKNOWN: 5 } as const;
 
@@ -69,7 +70,7 @@ export function client(options: CommonOptions): WeftClient {
 }
 
 export function print(text: string): void {
-  process.stdout.write(`${text}\n`);
+  write(`${text}\n`);
 }
 
 /** One value for machines or text for people. */
@@ -83,10 +84,9 @@ export function reportError(error: unknown, argv: readonly string[]): number {
   const message = known?.message ?? (error instanceof Error ? error.message : String(error));
   const remedy = known?.remedy ?? "run it again with --debug and report what it prints";
   const code = known?.code ?? "INTERNAL";
-  const line = `weft: ${message}; ${remedy}`.replace(/\s*\n\s*/g, " ");
-  process.stderr.write(`${line}\n`);
+  notice(`${message}; ${remedy}`.replace(/\s*\n\s*/g, " "));
   if (argv.includes("--json")) print(JSON.stringify({ error: { code, message, remedy } }, null, 2));
-  if (argv.includes("--debug") && error instanceof Error) process.stderr.write(`${error.stack ?? ""}\n`);
+  if (argv.includes("--debug") && error instanceof Error) write(`${error.stack ?? ""}\n`, process.stderr);
   return EXIT_OF_CODE[code] ?? Exit.FAILURE;
 }
 

@@ -8,6 +8,7 @@ import type { ExecExit, ExecOutput, ExecStarted } from "../api/messaging/exec-co
 import type { WeftClient } from "../client/client.ts";
 import { WeftError } from "../base/errors.ts";
 import { add, client, createCommand, Exit, print, show } from "./context.ts";
+import { oneLine } from "./terminal.ts";
 
 const EXAMPLE = `$ weft exec nas                        # what this node may run there
 $ weft exec nas uptime
@@ -34,7 +35,7 @@ export function register(program: Command): void {
         if (command === undefined) {
           const found = await api.call<{ commands: string[] }>("GET", "/v1/exec", { query: { node } });
           return show(options, found, ({ commands }) =>
-            commands.length === 0 ? `this node may run nothing on ${node}` : commands.join("\n"),
+            commands.length === 0 ? `this node may run nothing on ${node}` : commands.map(oneLine).join("\n"),
           );
         }
         const input = hasInput();

@@ -6,6 +6,7 @@ import type { FilesView, ShareView, TransferView } from "../api/messaging/files-
 import type { WeftClient } from "../client/client.ts";
 import { add, client, type CommonOptions, createCommand, Exit, show, UsageError } from "./context.ts";
 import { bytes, table } from "./format.ts";
+import { forTerminal, write } from "./terminal.ts";
 
 const EXAMPLE = `$ weft files send report.pdf nas          # nas gets it now or when it is back
 $ weft files share film.mkv               # prints the file id: whoever knows it may fetch it
@@ -120,14 +121,14 @@ class Progress {
   show(view: TransferView): void {
     const line = progressLine(view);
     if (this.#isTerminal) {
-      process.stderr.write(`\r${line}\u001B[K`);
+      process.stderr.write(`\r${forTerminal(line)}\u001B[K`);
       return;
     }
     const nowMs = performance.now();
     if (view.state === this.#last && nowMs - this.#lineAtMs < LINE_MS) return;
     this.#last = view.state;
     this.#lineAtMs = nowMs;
-    process.stderr.write(`${line}\n`);
+    write(`${line}\n`, process.stderr);
   }
 
   end(): void {

@@ -1,6 +1,7 @@
 /** Text for people: tables and units. */
 import { stripVTControlCharacters, styleText } from "node:util";
 import type { PathView } from "../api/control.ts";
+import { oneLine } from "./terminal.ts";
 
 type Style = Parameters<typeof styleText>[0];
 
@@ -15,7 +16,8 @@ export function table(
   rows: readonly (readonly string[])[],
   right: readonly number[] = [],
 ): string {
-  const all = [header, ...rows];
+  const lines = rows.map((row) => row.map(oneLine));
+  const all = [header, ...lines];
   const widths = header.map((_, column) =>
     Math.max(...all.map((row) => stripVTControlCharacters(row[column] ?? "").length)),
   );
@@ -28,7 +30,7 @@ export function table(
       })
       .join("  ")
       .trimEnd();
-  return [line(header, "bold"), ...rows.map((row) => line(row))].join("\n");
+  return [line(header, "bold"), ...lines.map((row) => line(row))].join("\n");
 }
 
 /** "1.5 GB"; decimal units. */

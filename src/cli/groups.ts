@@ -141,6 +141,15 @@ function describe(group: GroupView): string {
   return `${group.name}, epoch ${group.epoch}\n${table(["MEMBER", "ROLE", "UNTIL", "ID"], rows)}`;
 }
 
+const CARD_VERDICTS: Readonly<Record<CardView["verdict"], string>> = {
+  valid: "valid",
+  expired: "NOT VALID, it has expired",
+  "issuer-unknown": "CANNOT BE CHECKED, this node is not in the group and cannot tell who may sign for it",
+  "issuer-no-admin": "NOT VALID, its issuer is no admin of the group",
+  "not-member": "NOT VALID, its holder is not in the group, or not for so long",
+  "other-role": "NOT VALID, its holder has another role",
+};
+
 function describeCard(card: CardView): string {
-  return `${card.valid ? "valid" : "NOT VALID"}: ${card.node.name} is ${card.role} of ${card.name} until ${card.until.slice(0, 16).replace("T", " ")} UTC, says ${card.issuer.name}`;
+  return `${CARD_VERDICTS[card.verdict]}: ${card.node.name} is ${card.role} of ${card.name} until ${card.until.slice(0, 16).replace("T", " ")} UTC, says ${card.issuer.name}`;
 }

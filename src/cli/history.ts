@@ -3,6 +3,7 @@ import type { Command } from "@commander-js/extra-typings";
 import type { HistoryFigures, HistoryMessageView } from "../api/messaging/history-control.ts";
 import { add, client, createCommand, show, wholeNumber } from "./context.ts";
 import { bytes } from "./format.ts";
+import { oneLine } from "./terminal.ts";
 
 const EXAMPLE = `$ weft history                        # the latest messages
 $ weft history deploy fail*           # with both words; * stands for any ending
@@ -39,8 +40,9 @@ export function register(program: Command): void {
 }
 
 export function messageLine(message: HistoryMessageView): string {
-  const where = message.conversation === "" ? "" : ` ${message.kind === "group" ? "#" : "/"}${message.conversation}`;
-  const agent = message.fromAgent === "" ? "" : `/${message.fromAgent.slice(0, 16)}`;
+  const where =
+    message.conversation === "" ? "" : ` ${message.kind === "group" ? "#" : "/"}${oneLine(message.conversation)}`;
+  const agent = message.fromAgent === "" ? "" : `/${oneLine(message.fromAgent.slice(0, 16))}`;
   const to = message.to === null ? "" : ` → ${message.to.name}`;
   const text =
     message.text === null

@@ -3,6 +3,7 @@ import type { Command } from "@commander-js/extra-typings";
 import type { InboxMessageView } from "../api/messaging/direct-control.ts";
 import { add, client, createCommand, print, wholeNumber } from "./context.ts";
 import { shownText } from "./payload.ts";
+import { oneLine } from "./terminal.ts";
 
 const EXAMPLE = `$ weft inbox                       # what was not acknowledged yet
 $ weft inbox --acknowledge         # the same, and then it is done with
@@ -57,8 +58,10 @@ function forJson(message: InboxMessageView): object {
   return { ...rest, from: from.name, fromId: from.id, topic: name };
 }
 
-function describe(message: InboxMessageView): string {
+export function describe(message: InboxMessageView): string {
   const time = message.receivedAt.slice(0, 19).replace("T", " ");
-  const about = message.name === "" ? "" : ` [${message.name}]`;
-  return `${message.sequence}  ${time}  ${message.from.name}${about}: ${shownText(message.text, message.payload)}`;
+  const about = message.name === "" ? "" : ` [${oneLine(message.name)}]`;
+  // a second line cannot look like a message of somebody else
+  const body = shownText(message.text, message.payload).replaceAll("\n", "\n    ");
+  return `${message.sequence}  ${time}  ${message.from.name}${about}: ${body}`;
 }

@@ -14,6 +14,7 @@ import {
   wholeNumber,
 } from "./context.ts";
 import { table } from "./format.ts";
+import { notice } from "./terminal.ts";
 
 const DAY_MS = 86_400_000;
 
@@ -60,7 +61,7 @@ export function register(program: Command): void {
           approve: options.approve,
           lifeSeconds: lifeMs === undefined ? undefined : Math.round(lifeMs / 1000),
         });
-        if (invite.warning !== null) process.stderr.write(`weft: ${invite.warning}\n`);
+        if (invite.warning !== null) notice(invite.warning);
         if (options.json === true) {
           print(JSON.stringify(invite, null, 2));
           return;

@@ -5,6 +5,7 @@ import type { KvChange, KvEntryView, SpaceView } from "../api/messaging/kv-contr
 import type { WeftClient } from "../client/client.ts";
 import { add, client, type CommonOptions, createCommand, print, show, UsageError, wholeNumber } from "./context.ts";
 import { bytes, table } from "./format.ts";
+import { writeBytes } from "./terminal.ts";
 
 const EXAMPLE = `$ weft kv set greeting "hello"            # on any node
 $ weft kv get greeting                    # on any other one
@@ -48,9 +49,7 @@ async function run(
       const query = { key: need(key) };
       const entry = await api.call<KvEntryView>("GET", "/v1/kv/:space/value", { params, query });
       if (options.json === true) return show(options, entry, () => "");
-      process.stdout.write(Uint8Array.fromBase64(entry.value));
-      if (process.stdout.isTTY) print("");
-      return;
+      return writeBytes(Uint8Array.fromBase64(entry.value));
     }
     case "set": {
       const body = { key: need(key), value: valueOf(value) };

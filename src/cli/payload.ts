@@ -89,13 +89,7 @@ export async function whileBusy<T>(work: () => Promise<T>): Promise<T> {
   }
 }
 
-/** The payload of a received message on one line, bytes that are no text as base64. Control characters of others stay off the terminal. */
+/** The payload of a received message; bytes that are no text as base64. */
 export function shownText(text: string | null, data: string): string {
-  if (text === null) return `base64:${data}`;
-  if (!process.stdout.isTTY) return text;
-  return text.replaceAll(
-    // oxlint-disable-next-line no-control-regex -- finding them is the point
-    /[\u0000-\u0008\u000b-\u001f\u007f-\u009f]/g,
-    (character) => `\\x${character.charCodeAt(0).toString(16).padStart(2, "0")}`,
-  );
+  return text ?? `base64:${data}`;
 }

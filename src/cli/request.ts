@@ -4,6 +4,7 @@ import type { RequestView } from "../api/messaging/direct-control.ts";
 import { add, client, createCommand, Exit, print } from "./context.ts";
 import { readPayload, whileBusy } from "./payload.ts";
 import { deadline } from "./send.ts";
+import { notice, writeBytes } from "./terminal.ts";
 
 const MAX_BYTES = 1 << 20;
 const EXAMPLE = `$ weft request nas disk-usage
@@ -31,7 +32,7 @@ export function register(program: Command): void {
         process.once("SIGINT", () => stop.abort());
         const view = await whileBusy(() => api.request(given, stop.signal));
         if (options.json === true) print(JSON.stringify(view, null, 2));
-        else await write(view);
+        else await answer(view);
         if (view.outcome === "failed" || view.outcome === "refused") process.exitCode = Exit.FAILURE;
         if (view.outcome === "unknown") process.exitCode = Exit.UNKNOWN;
       }),
@@ -39,15 +40,11 @@ export function register(program: Command): void {
 }
 
 /** The answer as it is, for pipes. */
-async function write(view: RequestView): Promise<void> {
+async function answer(view: RequestView): Promise<void> {
   if (view.outcome === "refused" || view.outcome === "unknown") {
-    process.stderr.write(
-      `weft: ${view.outcome === "refused" ? "it did not run" : "nobody knows whether it ran"}: ${view.reason}\n`,
-    );
+    notice(`${view.outcome === "refused" ? "it did not run" : "nobody knows whether it ran"}: ${view.reason}`);
     return;
   }
   const bytes = Buffer.from(view.payload ?? "", "base64");
-  const stream = view.outcome === "failed" ? process.stderr : process.stdout;
-  await new Promise<void>((resolve) => stream.write(bytes, () => resolve()));
-  if (stream.isTTY && bytes.at(-1) !== 0x0a) stream.write("\n");
+  await writeBytes(bytes, view.outcome === "failed" ? process.stderr : process.stdout);
 }

@@ -5,6 +5,7 @@ import type { WeftClient } from "../client/client.ts";
 import type { ImportView, RosterView } from "../api/roster-control.ts";
 import { add, client, createCommand, print, show, UsageError } from "./context.ts";
 import { age } from "./format.ts";
+import { write } from "./terminal.ts";
 
 /** Statements in one request of an import. */
 const BATCH = 40;
@@ -50,7 +51,7 @@ function exporting(): Command {
       const text = await client(options).exportRoster();
       const statements = text.split("\n").filter((line) => line.startsWith("statement ")).length;
       if (file === undefined && options.json !== true) {
-        process.stdout.write(text);
+        write(text);
         return;
       }
       if (file !== undefined) writeFileSync(file, text);

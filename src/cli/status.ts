@@ -54,7 +54,8 @@ export function register(program: Command): void {
               status,
               earlier === undefined ? undefined : { status: earlier.status, elapsedMs: atMs - earlier.atMs },
             );
-            process.stdout.write(process.stdout.isTTY ? `\x1b[H\x1b[2J${view}\n` : `${view}\n\n`);
+            if (process.stdout.isTTY) process.stdout.write("\x1b[H\x1b[2J");
+            print(process.stdout.isTTY ? view : `${view}\n`);
           }
           earlier = { status, elapsedMs: 0, atMs };
           await sleep(periodMs);

@@ -4,6 +4,7 @@ import type { Gap } from "../api/messaging/route.ts";
 import type { ApiEvent } from "../client/events.ts";
 import { add, client, createCommand, print, wholeNumber } from "./context.ts";
 import { shownText } from "./payload.ts";
+import { notice } from "./terminal.ts";
 
 const EXAMPLE = `$ weft sub builds
 $ weft sub builds alerts --json | jq -r 'select(.event == "message") | .text'
@@ -28,7 +29,7 @@ export function register(program: Command): void {
             if (event.event !== "message") {
               if (options.json === true) {
                 if (event.event !== "ready") print(JSON.stringify({ ...event.data, event: event.event, topic }));
-              } else notice(topic, event);
+              } else tell(topic, event);
               continue;
             }
             if (count >= most) return;
@@ -49,7 +50,7 @@ export function register(program: Command): void {
 }
 
 /** What is missing goes to standard error, so that a pipe has messages alone. */
-function notice(topic: string, event: ApiEvent): void {
+function tell(topic: string, event: ApiEvent): void {
   if (event.event === "ready") return;
   const { missed, reason } = event.data as Partial<Gap>;
   const what =
@@ -58,5 +59,5 @@ function notice(topic: string, event: ApiEvent): void {
       : missed === null || missed === undefined
         ? "messages may be missing: the daemon was restarted"
         : `${missed} messages are missing: ${reason === "slow" ? "this reader is too slow" : "this reader was away for too long"}`;
-  process.stderr.write(`weft: ${topic}: ${what}\n`);
+  notice(`${topic}: ${what}`);
 }

@@ -6,6 +6,7 @@ import type { WeftClient } from "../client/client.ts";
 import { add, client, type CommonOptions, createCommand, duration, print, show, UsageError } from "./context.ts";
 import { table } from "./format.ts";
 import { describeSpaces } from "./kv.ts";
+import { oneLine } from "./terminal.ts";
 
 const EXAMPLE = `$ weft tasks add "rotate the keys" --body "see the runbook"
 $ weft tasks                                  # what there is
@@ -53,7 +54,7 @@ async function run(api: WeftClient, action: string, what: string | undefined, op
   ): Promise<void> => {
     const call = { ...at(need(what)), ...(body === undefined ? {} : { body }) };
     const task = await api.call<TaskView>(method, path, call);
-    show(options, task, () => `${task.id}  ${done}: ${task.title}`);
+    show(options, task, () => `${task.id}  ${done}: ${oneLine(task.title)}`);
   };
   switch (action) {
     case "list": {
@@ -70,7 +71,7 @@ async function run(api: WeftClient, action: string, what: string | undefined, op
     case "add": {
       const body = { title: need(what), body: options.body, agent };
       const task = await api.call<TaskView>("POST", "/v1/tasks/:list", { params: { list }, body });
-      return show(options, task, () => `${task.id}  added: ${task.title}`);
+      return show(options, task, () => `${task.id}  added: ${oneLine(task.title)}`);
     }
     case "show": {
       const task = await api.call<TaskView>("GET", "/v1/tasks/:list/:id", { ...at(need(what)), query: { agent } });
@@ -85,7 +86,7 @@ async function run(api: WeftClient, action: string, what: string | undefined, op
         what === undefined
           ? await api.call<TaskView>("POST", "/v1/tasks/:list/claim", { params: { list }, body })
           : await api.call<TaskView>("POST", "/v1/tasks/:list/:id/claim", { ...at(what), body });
-      return show(options, task, () => `${task.id}  claimed until ${task.claim?.until ?? "–"}: ${task.title}`);
+      return show(options, task, () => `${task.id}  claimed until ${task.claim?.until ?? "–"}: ${oneLine(task.title)}`);
     }
     case "release":
       return one("POST", "/v1/tasks/:list/:id/release", { agent }, "released");
@@ -113,7 +114,9 @@ async function watch(api: WeftClient, options: TaskOptions): Promise<void> {
   for await (const { event, data } of api.events<TaskEvent>("/v1/tasks/:list/events", where)) {
     if (options.json === true) print(JSON.stringify({ event, data }));
     else if (event === "task")
-      print(data.task === null ? `${data.id}  removed` : `${data.id}  ${stateOf(data.task)}  ${data.task.title}`);
+      print(
+        data.task === null ? `${data.id}  removed` : `${data.id}  ${stateOf(data.task)}  ${oneLine(data.task.title)}`,
+      );
     else if (event === "gap") print("(changes are missing here: list again)");
   }
 }
@@ -142,7 +145,7 @@ function describe({ tasks }: { readonly tasks: readonly TaskView[] }): string {
 }
 
 function whole(task: TaskView): string {
-  const lines = [`${task.id}  ${stateOf(task)}`, task.title];
+  const lines = [`${task.id}  ${stateOf(task)}`, oneLine(task.title)];
   if (task.claim !== null) lines.push(`claimed until ${task.claim.until}`);
   if (task.body !== "") lines.push("", task.body);
   if (task.result !== "") lines.push("", `result, by ${task.finishedBy?.name ?? "–"}:`, task.result);

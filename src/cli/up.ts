@@ -3,6 +3,7 @@ import { readFileSync } from "node:fs";
 import type { Command } from "@commander-js/extra-typings";
 import { stateDirectory } from "../api/paths.ts";
 import { add, createCommand, UsageError } from "./context.ts";
+import { write } from "./terminal.ts";
 
 const EXAMPLE = `$ weft up
 $ weft up --join @token.txt --name laptop
@@ -70,7 +71,7 @@ export function register(program: Command): void {
             logLevel: level,
           },
           onReady: (status) =>
-            process.stdout.write(
+            write(
               options.json === true
                 ? `${JSON.stringify({ ready: true, node: status.node, network: status.network })}\n`
                 : "ready\n",

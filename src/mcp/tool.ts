@@ -15,6 +15,11 @@ export interface Tool {
   readonly run: (client: WeftClient, given: never, signal: AbortSignal) => Promise<object>;
 }
 
+export interface ToolOptions {
+  /** What `--files-root` names: files below it may be sent and shared; undefined: none. */
+  readonly filesRoot?: string | undefined;
+}
+
 export function defineTool<S extends z.ZodObject>(
   tool: Omit<Tool, "input" | "run"> & {
     readonly input: S;

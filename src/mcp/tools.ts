@@ -22,7 +22,6 @@ const ENDED: ReadonlySet<TransferView["state"]> = new Set(["done", "failed", "re
 const peer = z.string().min(1).max(256).describe("Name, id or overlay address of a member");
 const topic = z.string().min(1).max(128).describe('Name of a topic, such as "builds"');
 const text = z.string().describe("What to send, as text");
-const path = z.string().min(1).max(4096);
 const agent = z.string().min(1).max(64).optional().describe("Local agent to act as; by default the node itself");
 const wait = (seconds: number): z.ZodDefault<z.ZodNumber> => z.number().min(0).max(MAX_WAIT_SECONDS).default(seconds);
 
@@ -254,24 +253,6 @@ export const TOOLS: readonly Tool[] = [
     input: z.object({}),
     isReadOnly: true,
     run: (client) => client.call<FilesView>("GET", "/v1/files"),
-  }),
-  defineTool({
-    name: "weft_file_send",
-    title: "Send a file",
-    description:
-      "Offers a file of this machine to one member until it has it, also over restarts. Returns a transfer with its key.",
-    input: z.object({ path: path.describe("Absolute path of a file on this machine"), to: peer }),
-    isReadOnly: false,
-    run: (client, body) => client.call<TransferView>("POST", "/v1/files/send", { body }),
-  }),
-  defineTool({
-    name: "weft_file_share",
-    title: "Share a file",
-    description:
-      "Makes a file of this machine available to every member that knows its id, which the transfer tells when it is done.",
-    input: z.object({ path: path.describe("Absolute path of a file on this machine") }),
-    isReadOnly: false,
-    run: (client, body) => client.call<TransferView>("POST", "/v1/files/share", { body }),
   }),
   defineTool({
     name: "weft_file_get",

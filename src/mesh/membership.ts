@@ -302,6 +302,15 @@ export class Membership {
     return { reason: removal.body.reason || "revoked by an admin", by: removal.issuer };
   }
 
+  /** Wall-clock time until which it is or was a member: Infinity without an end, undefined when it never was one. */
+  memberUntilMs(nodeId: Uint8Array): number | undefined {
+    const hex = toHex(nodeId);
+    if (this.#live.has(hex)) return Infinity;
+    const { byNode, removals } = this.roster.state;
+    const removal = removals.get(hex)?.at(-1)?.statement;
+    return removal === undefined ? byNode.get(hex)?.expiresAtMs : wallFromHlc(removal.hlc);
+  }
+
   /** @throws WeftError NOT_ADMIN, INVITE_INVALID */
   createInvite(now: Now, options: CreateInviteOptions): SignedInvite {
     this.#requireAdmin("make an invite");

@@ -237,6 +237,10 @@ test("a revocation reaches every node and all drop the sessions of the revoked o
     victim.outputs("selfRemoved").map((output) => output.reason),
     ["laptop stolen"],
   );
+  const untilMs = founder.mesh.memberUntilMs(victim.identity.nodeId)!;
+  assert.ok(untilMs > 0 && untilMs <= world.now(founder).wallMs, "when it was removed");
+  assert.equal(founder.mesh.memberUntilMs(founder.identity.nodeId), Infinity);
+  assert.equal(founder.mesh.memberUntilMs(new Uint8Array(32)), undefined, "never a member");
   // it can neither talk nor come back with an invite from before
   const rosterSize = founder.stored.size;
   world.send(victim, founder, encodeControl({ type: "bye" }));
@@ -348,13 +352,14 @@ test("an expired membership ends by the clock alone, everywhere", () => {
     .toSorted(compareStatements)
     .at(-1);
   assert.ok(latest !== undefined);
+  const expiresAtMs = Math.floor(world.now(founder).wallMs) + 60_000;
   const body = admitBody({
     node: third.identity.nodeId,
     name: "n2",
     ipv4: 0x64400063,
     roles: [],
     tags: ["temporary"],
-    expiresAtMs: Math.floor(world.now(founder).wallMs) + 60_000,
+    expiresAtMs,
     invite: undefined,
   });
   const fields = { networkId, parents: [latest.hash], hlc: latest.hlc + 1, kind: "admit", body };
@@ -365,6 +370,7 @@ test("an expired membership ends by the clock alone, everywhere", () => {
   world.run(11_000);
   for (const node of [founder, second]) {
     assert.deepEqual(names(node), ["n0", "n1"]);
+    assert.equal(node.mesh.memberUntilMs(third.identity.nodeId), expiresAtMs);
     assert.deepEqual(
       node.outputs("dropPeer").map((output) => output.reason),
       ["its membership ended"],

@@ -145,6 +145,11 @@ export class MeshNode {
     return this.#core.membership?.byNode(nodeId);
   }
 
+  /** Wall-clock time until which it is or was a member: Infinity without an end, undefined when it never was one. */
+  memberUntilMs(nodeId: Uint8Array): number | undefined {
+    return this.#core.membership?.memberUntilMs(nodeId);
+  }
+
   memberByStaticKey(staticKey: Uint8Array): Member | undefined {
     return this.#core.membership?.byStaticHex(toHex(staticKey));
   }

@@ -470,6 +470,7 @@ class NodeProcess implements WeftNode {
       networkId: () => mesh.networkId,
       members: () => mesh.members(),
       find: (nodeId) => mesh.memberById(nodeId),
+      memberUntilMs: (nodeId) => mesh.memberUntilMs(nodeId),
       resolve: (query) => mesh.find(query),
       rttMs: (nodeId) => {
         const peer = recordOf(nodeId);

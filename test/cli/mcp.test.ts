@@ -1,6 +1,6 @@
 /** `weft mcp` with the client of the official SDK, over stdio, against two live nodes: every tool is listed and called. */
 import assert from "node:assert/strict";
-import { readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
@@ -21,7 +21,7 @@ async function connect(state: string): Promise<Client> {
   await client.connect(
     new StdioClientTransport({
       command: WEFT,
-      args: ["mcp", "--state", state],
+      args: ["mcp", "--state", state, "--files-root", join(root, "outbox")],
       env: process.env as Record<string, string>,
     }),
   );
@@ -30,6 +30,7 @@ async function connect(state: string): Promise<Client> {
 
 test("an MCP client lists and calls every tool against a live node, and reads its resources", async () => {
   const [one, two] = await startPair();
+  mkdirSync(join(root, "outbox"));
   const [a, b] = await Promise.all([connect(one.state), connect(two.state)]);
   const called = new Set<string>();
   const call = async (client: Client, name: string, given: Record<string, unknown> = {}): Promise<Answer> => {
@@ -101,8 +102,11 @@ test("an MCP client lists and calls every tool against a live node, and reads it
     const answered = await asking;
     assert.deepEqual([answered["outcome"], answered["text"]], ["answered", "2"]);
 
-    const file = join(root, "shared.txt");
+    const file = join(root, "outbox", "shared.txt");
     writeFileSync(file, "contents");
+    // the daemon would read it; the one who started the server has not allowed it
+    const identity = { path: join(one.state, "identity"), to: "two" };
+    assert.match((await call(a, "weft_file_send", identity)).value["text"] as string, /^FORBIDDEN/);
     const shared = await good(a, "weft_file_share", { path: file });
     const done = await good(a, "weft_file_status", { key: shared["key"], waitSeconds: 20 });
     assert.equal(done["state"], "done");

@@ -99,7 +99,8 @@ test("a forwarded port serves a page, and a SOCKS proxy reaches the member by na
 test("a forward that the other node does not allow says which line is missing there", async () => {
   const { listen } = await json<{ listen: string }>("forward", "0", "b:9", "--state", one);
   await assert.rejects(fetch(`http://${listen}/`));
-  const line = 'b does not allow it; its weft.toml needs, in [forward]: allow = [{ peers = ["a"], targets = ["loopback:9"] }]';
+  const line =
+    'b does not allow it; its weft.toml needs, in [forward]: allow = [{ peers = ["a"], targets = ["loopback:9"] }]';
   assert.equal((await weft("forward", "--state", one)).stdout.split("\n").at(-2), `${listen}: ${line}`);
   assert.equal((await weft("forward", "--stop", listen, "--state", one)).code, 0);
 });

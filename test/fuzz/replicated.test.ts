@@ -42,10 +42,16 @@ const entries = [
 const members = [{ nodeId: node.nodeId, role: GroupRole.ADMIN, untilMs: WALL_MS + 1e9 }];
 const charter = signCharter(
   network,
-  { group: undefined, name: "team", epoch: 1, parent: undefined, hlc, members },
+  {
+    origin: { founder: node.nodeId, nonce: random.bytes(16) },
+    name: "team",
+    epoch: 1,
+    parent: undefined,
+    hlc,
+    members,
+  },
   random.bytes(32),
   random.bytes(32),
-  random.bytes(16),
   node,
 );
 const card = cardFrom(charter, node.nodeId)!;

@@ -57,6 +57,9 @@ const two = await start(
   `
 [forward]
 allow = [{ peers = ["one"], targets = ["loopback:*"] }]
+[files]
+# what is to be shared again must not lie in the state directory
+directory = "${join(root, "received")}"
 [exec.greet]
 run = ["/bin/echo", "hello"]
 peers = ["one"]
@@ -92,7 +95,7 @@ test("a file goes to a member, and from two members at once to a third", async (
   const refused = await done(one.api, one.api.call("POST", "/v1/files/send", { body: { path, to: "three" } }));
   assert.equal(refused.state, "refused");
   const shared = await done(one.api, one.api.call("POST", "/v1/files/share", { body: { path } }));
-  const copy = join(root, "two/files/received/original");
+  const copy = join(root, "received/original");
   const again = await done(two.api, two.api.call("POST", "/v1/files/share", { body: { path: copy } }));
   assert.equal(again.id, shared.id);
   const target = join(root, "fetched");

@@ -23,7 +23,17 @@ function open(caller: Caller, listen: string): string[] {
 test("a token with the scope forward opens unprivileged ports of loopback and nothing else", () => {
   for (const listen of ["8080", "0", "1024", "127.0.0.1:8080", "127.9.9.9:0", "[::1]:8080", "[::ffff:127.0.0.1]:8080"])
     assert.deepEqual(open(token("forward"), listen), [listen, listen]);
-  for (const listen of ["80", "1023", "127.0.0.1:22", "[::1]:443", "0.0.0.0:8080", "[::]:8080", "10.0.0.5:8080", "[::ffff:0.0.0.0]:8080", "x"])
+  for (const listen of [
+    "80",
+    "1023",
+    "127.0.0.1:22",
+    "[::1]:443",
+    "0.0.0.0:8080",
+    "[::]:8080",
+    "10.0.0.5:8080",
+    "[::ffff:0.0.0.0]:8080",
+    "x",
+  ])
     assert.throws(() => open(token("forward"), listen), { code: "FORBIDDEN", remedy: /scope admin/ }, listen);
 });
 

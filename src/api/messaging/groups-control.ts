@@ -29,8 +29,10 @@ export interface CardView {
   /** RFC 3339 */
   readonly until: string;
   readonly issuer: { readonly id: string; readonly name: string };
-  /** It has not expired and, as far as this node knows the group, its issuer was an admin and its holder is still in it. */
+  /** This node is in the group, the issuer was an admin of it and the holder is in it with that role; it has not expired. */
   readonly valid: boolean;
+  /** Why. "issuer-unknown": this node is not in the group, so it cannot tell whether the issuer may say so. */
+  readonly verdict: "valid" | "expired" | "issuer-unknown" | "issuer-no-admin" | "not-member" | "other-role";
 }
 
 /** `group` is a name or the beginning of an id. Every method may throw WeftError NOT_READY, GROUP_UNKNOWN, GROUP_AMBIGUOUS. */

@@ -29,6 +29,7 @@ const cardView: z.ZodMiniType<CardView> = z.object({
   until: z.string(),
   issuer: node,
   valid: z.boolean(),
+  verdict: z.enum(["valid", "expired", "issuer-unknown", "issuer-no-admin", "not-member", "other-role"]),
 });
 const params = z.strictObject({ group: text(64, 1) }, OBJECT);
 const of = (control: NodeControl): GroupsControl => need(control.messaging?.groups, "groups");

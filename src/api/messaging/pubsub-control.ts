@@ -28,7 +28,7 @@ export interface TopicMessageView {
   readonly id: string;
   readonly topic: string;
   readonly from: { readonly id: string; readonly name: string };
-  /** Name or key of the agent that published; null: the node itself. */
+  /** Id of the agent that published, when a valid lease places it on `from`; null: the node itself, or not proven (yet). */
   readonly agent: string | null;
   readonly sequence: number;
   /** RFC 3339, by the publisher's clock */

@@ -405,3 +405,128 @@ function bodyOf(text: string): Uint8Array {
     payload: utf8(text),
   }) as Uint8Array;
 }
+
+/** Takes its outputs as an owner does. @returns the operations of each commit, in order */
+function commitsOf(world: World, index: number, isDurable = true): number[] {
+  const machine = machineOf(world, index);
+  const commits: number[] = [];
+  for (let output = machine.pollOutput(); output !== undefined; output = machine.pollOutput()) {
+    if (output.kind !== "commit") continue;
+    commits.push(output.ops.length);
+    if (isDurable) world.hosts[index].database.apply(output.ops);
+    machine.handleCommitted(world.now, output.token, isDurable);
+  }
+  return commits;
+}
+
+const total = (commits: readonly number[]): number => commits.reduce((sum, ops) => sum + ops, 0);
+
+test("a blocked sender costs the disk its rate, whatever its frames say about incarnations and floors", async () => {
+  const world = await worldOf(2);
+  const machine = machineOf(world, 1);
+  machine.setTrust(world.now, world.hosts[0].id, "blocked");
+  commitsOf(world, 1);
+  for (let i = 1; i <= 5_000; i++) {
+    const header = { boot: 0, incarnation: i, oldest: i, floor: i };
+    const frame =
+      i % 2 === 0
+        ? encodeData(header, [])
+        : encodeMarks(DirectType.CLOSE, header, [
+            { number: i, boot: 0 },
+            { number: i + 4_000, boot: 0 },
+          ]);
+    machine.handleFrame(world.now, FrameChannel.DIRECT, world.hosts[0].id, frame);
+  }
+  assert.ok(machine.gauges()["writesWaiting"] <= 20, `${machine.gauges()["writesWaiting"]} waiting`);
+  assert.ok(total(commitsOf(world, 1)) <= 60);
+  assert.equal(machine.counters.dropped, 4_980);
+  world.close();
+});
+
+test("frames without a message cost the disk nothing of their own, however many incarnations they end", async () => {
+  const world = await worldOf(2);
+  const machine = machineOf(world, 1);
+  const from = world.hosts[0].id;
+  for (let i = 1; i <= 5_000; i++) {
+    const frame = encodeData({ boot: 0, incarnation: i, oldest: i, floor: i * 10 }, []);
+    machine.handleFrame(world.now, FrameChannel.DIRECT, from, frame);
+  }
+  assert.equal(machine.gauges()["writesWaiting"], 0);
+  const last = { boot: 0, incarnation: 5_000, oldest: 5_000, floor: 50_000 };
+  const entry = { number: 50_000, leftMs: 1_000, body: bodyOf("news") };
+  machine.handleFrame(world.now, FrameChannel.DIRECT, from, encodeData(last, [entry]));
+  assert.equal(total(commitsOf(world, 1)), 2 + 3 + 2, "the message, the oldest incarnation, its floor");
+  // and it is on disk: an incarnation that has ended stays so
+  world.crash(1);
+  await world.start(1);
+  const old = encodeData({ boot: 0, incarnation: 7, oldest: 7, floor: 0 }, [{ ...entry, number: 3 }]);
+  machineOf(world, 1).handleFrame(world.now, FrameChannel.DIRECT, from, old);
+  commitsOf(world, 1);
+  assert.equal(world.hosts[1].database.inserted.size, 1);
+  world.close();
+});
+
+test("one sender's writes are bounded, commits are too, and others' messages are taken meanwhile", async () => {
+  const world = await worldOf(3);
+  const machine = machineOf(world, 1);
+  const flood = (floor: number): void => {
+    const marks = Array.from({ length: WINDOW }, (_, i) => ({ number: floor + i, boot: 0 }));
+    const header = { boot: 0, incarnation: 9, oldest: 9, floor };
+    const frame = encodeMarks(DirectType.CLOSE, header, marks);
+    machine.handleFrame(world.now, FrameChannel.DIRECT, world.hosts[0].id, frame);
+  };
+  for (let i = 0; i < 40; i++) flood(i * WINDOW);
+  assert.ok(machine.gauges()["writesWaiting"] <= 8_192, `${machine.gauges()["writesWaiting"]} waiting`);
+  assert.equal(machine.counters.dropped, 38 * WINDOW);
+  const entry = { number: 0, leftMs: 1_000, body: bodyOf("honest") };
+  const honest = encodeData({ boot: 0, incarnation: 5, oldest: 5, floor: 0 }, [entry]);
+  machine.handleFrame(world.now, FrameChannel.DIRECT, world.hosts[2].id, honest);
+  const commits = commitsOf(world, 1);
+  assert.ok(Math.max(...commits) <= 4_096, `${commits}`);
+  assert.equal(world.hosts[1].database.inserted.size, 1);
+  // what was dropped is taken when it is asked again
+  flood(39 * WINDOW);
+  commitsOf(world, 1);
+  assert.equal(machine.counters.dropped, 38 * WINDOW);
+  assert.equal(machine.gauges()["writesWaiting"], 0);
+  world.close();
+});
+
+test("numbers that a refusal has closed are told from memory once that is on disk, and written again only when it failed", async () => {
+  const world = await worldOf(2, { unknownSenders: "refuse" });
+  const machine = machineOf(world, 1);
+  const header = { boot: 0, incarnation: 9, oldest: 0, floor: 0 };
+  const ask = (count: number): void => {
+    const marks = Array.from({ length: count }, (_, number) => ({ number, boot: 0 }));
+    const frame = encodeMarks(DirectType.CLOSE, header, marks);
+    machine.handleFrame(world.now, FrameChannel.DIRECT, world.hosts[0].id, frame);
+  };
+  ask(WINDOW);
+  assert.equal(total(commitsOf(world, 1, false)), 1);
+  ask(WINDOW);
+  assert.equal(total(commitsOf(world, 1)), 1, "the write that failed");
+  ask(WINDOW);
+  assert.equal(total(commitsOf(world, 1)), 0);
+  world.close();
+});
+
+test("a copy from a mailbox for which there is no room stays in the mailbox", async () => {
+  const world = await worldOf(2);
+  const machine = machineOf(world, 1);
+  const from = world.hosts[0].id;
+  const header = { boot: 0, incarnation: 9, oldest: 9, floor: 0 };
+  for (const floor of [0, WINDOW]) {
+    const marks = Array.from({ length: WINDOW }, (_, i) => ({ number: floor + i, boot: 0 }));
+    machine.handleFrame(world.now, FrameChannel.DIRECT, from, encodeMarks(DirectType.CLOSE, { ...header, floor }, marks));
+  }
+  let taken = 0;
+  const number = 2 * WINDOW;
+  const copy = encodeData({ ...header, floor: number }, [{ number, leftMs: 1_000, body: bodyOf("kept") }]);
+  machine.handleMailed(world.now, from, copy, () => taken++);
+  commitsOf(world, 1);
+  assert.deepEqual([taken, world.hosts[1].database.inserted.size], [0, 0]);
+  machine.handleMailed(world.now, from, copy, () => taken++);
+  commitsOf(world, 1);
+  assert.deepEqual([taken, world.hosts[1].database.inserted.size], [1, 1]);
+  world.close();
+});

@@ -16,6 +16,7 @@ import { decodeAck, decodeDirect, DirectType } from "./codec.ts";
 import { DirectCore, type DirectDeps } from "./core.ts";
 import { Incoming, requestKey } from "./incoming.ts";
 import { Inboxes, type InboxView, type StoredSlot } from "./inboxes.ts";
+import { MAX_COMMIT_OPS } from "./pipeline.ts";
 import { inboxName, Receiver } from "./receiver.ts";
 import { Senders, type StoredSeen, type StoredSender, type StoredWindow } from "./senders.ts";
 import type { StoredOutgoing } from "./outbox.ts";
@@ -214,8 +215,11 @@ export class DirectMachine {
     this.#turn(now);
     if (!this.#isStarted) return;
     const decoded = decodeDirect(frame);
+    const { dropped } = this.#core.counters;
     if (decoded?.type === DirectType.DATA) this.#receiver.handleData(now, sender, decoded.header, decoded.entries);
     else this.#core.counters.badFrames++;
+    // no room for it: the mailbox keeps it
+    if (this.#core.counters.dropped !== dropped) return;
     this.#core.intake.after((isDurable) => {
       if (isDurable) taken();
     });
@@ -241,6 +245,11 @@ export class DirectMachine {
   memberGone(now: Now, nodeId: Uint8Array): void {
     this.#turn(now);
     this.#sending.memberGone(nodeId);
+  }
+
+  /** Something is on the way to the disk, or waits for it. */
+  get isWriting(): boolean {
+    return this.#core.intake.isBusy || this.#core.own.isBusy;
   }
 
   /** The node is about to stop; commits that this asks for should still be made. */
@@ -307,6 +316,7 @@ export class DirectMachine {
       requestsWaiting: this.#calls.size,
       requestsRunning: this.#incoming.size,
       numbersRemembered: this.#senders.size,
+      writesWaiting: this.#core.intake.waiting + this.#core.own.waiting,
     };
   }
 
@@ -355,8 +365,9 @@ export class DirectMachine {
   }
 
   #commit(): DirectOutput | undefined {
-    if (this.#core.intake.canTake) this.#senders.flush();
-    let ops: StoreOp[] | undefined = this.#core.intake.take();
+    const { intake } = this.#core;
+    if (intake.canTake && intake.waiting < MAX_COMMIT_OPS) this.#senders.flush();
+    let ops: StoreOp[] | undefined = intake.take();
     if (ops !== undefined) return { kind: "commit", token: INTAKE_TOKEN, ops };
     ops = this.#core.own.take();
     return ops === undefined ? undefined : { kind: "commit", token: OWN_TOKEN, ops };

@@ -43,9 +43,18 @@ export function sealForMailbox(
   return sealed;
 }
 
-/** @param sender who it is said to be from @param sealed anything @returns undefined when that sender did not seal it for this node */
-export function openFromMailbox(recipient: Identity, sender: Uint8Array, sealed: Uint8Array): Uint8Array | undefined {
-  const theirs = staticKeyOf(sender);
+/**
+ * @param sender who it is said to be from
+ * @param sealed anything
+ * @param theirs the sender's static key, where it is at hand: finding it costs as much as opening
+ * @returns undefined when that sender did not seal it for this node
+ */
+export function openFromMailbox(
+  recipient: Identity,
+  sender: Uint8Array,
+  sealed: Uint8Array,
+  theirs: Uint8Array | undefined = staticKeyOf(sender),
+): Uint8Array | undefined {
   if (theirs === undefined || sealed.length < MAILBOX_OVERHEAD_BYTES) return undefined;
   const ephemeral = sealed.slice(0, X25519_BYTES);
   const { staticKeys, nodeId } = recipient;

@@ -5,7 +5,8 @@
  *
  * Guarantees: a durable number is answered only after its verdict is on disk, accepted and refused alike, so no crash lets a refused one in or
  * an acknowledged one out; what is not durable is bound to one run of this node by the boot in its frame. The answer never waits for the
- * application: a full inbox is BUSY. A blocked sender costs one row per incarnation and BLOCKED_FRAMES_PER_S answers.
+ * application: a full inbox is BUSY. A blocked sender costs one row per incarnation and BLOCKED_FRAMES_PER_S answers; trust and that rate come
+ * before anything is remembered. Any sender has MAX_UNDECIDED_OPS on the way to the disk; what comes beyond is dropped, counted and asked again.
  * Source: docs/protocol.md, "Direct messages".
  */
 import type { Now } from "../../base/clock.ts";
@@ -32,6 +33,8 @@ import type { Sender, Senders, Window } from "./senders.ts";
 import { type InboxEntry, MessageKind, Verdict, WINDOW } from "./types.ts";
 
 const BLOCKED_FRAMES_PER_S = 20;
+/** Of one sender on the way to the disk: two windows, so that who keeps to the protocol never meets it. */
+export const MAX_UNDECIDED_OPS = 8_192;
 /** Messages that wait for the disk; beyond, the sender is told to ask again. */
 const MAX_UNCOMMITTED_BYTES = 48 << 20;
 
@@ -67,11 +70,9 @@ export class Receiver {
   }
 
   handleData(now: Now, from: Uint8Array, header: DirectHeader, entries: readonly DataEntry[]): void {
-    const found = this.#open(from, header);
-    if (found === undefined) return this.#answerAll(from, header, entries, Verdict.TOO_OLD);
-    const { sender, window } = found;
-    const refusal = this.#refusal(sender);
-    if (refusal !== undefined && !this.#mayAnswer(now, sender)) return;
+    const found = this.#open(now, from, header, entries);
+    if (found === undefined) return;
+    const { sender, window, refusal } = found;
     const current: DataEntry[] = [];
     for (const entry of entries) {
       // whether it was delivered in another run of this node, nobody knows here
@@ -84,11 +85,9 @@ export class Receiver {
 
   /** The sender asks for numbers, and what has not come by now shall never count. */
   handleClose(now: Now, from: Uint8Array, header: DirectHeader, marks: readonly Mark[]): void {
-    const found = this.#open(from, header);
-    if (found === undefined) return this.#answerAll(from, header, marks, Verdict.TOO_OLD);
-    const { sender, window } = found;
-    const refusal = this.#refusal(sender);
-    if (refusal !== undefined && !this.#mayAnswer(now, sender)) return;
+    const found = this.#open(now, from, header, marks);
+    if (found === undefined) return;
+    const { sender, window, refusal } = found;
     const current: Mark[] = [];
     for (const mark of marks) {
       if (mark.boot === 0 || mark.boot === this.#core.boot) current.push(mark);
@@ -97,10 +96,13 @@ export class Receiver {
     if (refusal !== undefined) return this.#refuse(sender, window, current, refusal);
     for (const { number, boot } of current) {
       if (this.#answerSeen(sender, window, number, undefined)) continue;
-      if (boot !== 0) {
+      if (!this.#senders.hasRoom) {
+        this.#core.counters.dropped++;
+        this.#answer(sender.nodeId, window.incarnation, number, Verdict.LATER);
+      } else if (boot !== 0) {
         this.#senders.remember(window, number, Verdict.EXPIRED, -1, false);
         this.#answer(sender.nodeId, window.incarnation, number, Verdict.EXPIRED);
-      } else this.#decide(window, number, Verdict.EXPIRED, -1, [], 0);
+      } else if (this.#mayCommit(sender)) this.#decide(window, number, Verdict.EXPIRED, -1, [], 0);
     }
   }
 
@@ -118,11 +120,21 @@ export class Receiver {
     this.#answers.clear();
   }
 
-  #open(from: Uint8Array, header: DirectHeader): { sender: Sender; window: Window } | undefined {
+  /** Trust and rate first: who is not wanted moves nothing here beyond its rate. @returns undefined: nothing is left to do */
+  #open(
+    now: Now,
+    from: Uint8Array,
+    header: DirectHeader,
+    entries: readonly { readonly number: number }[],
+  ): { sender: Sender; window: Window; refusal: number | undefined } | undefined {
     const sender = this.#senders.find(from);
+    const refusal = sender === undefined ? undefined : this.#refusal(sender);
+    if (sender !== undefined && refusal !== undefined && !this.#mayAnswer(now, sender)) return undefined;
     const window =
       sender === undefined ? undefined : this.#senders.window(sender, header.incarnation, header.oldest, header.floor);
-    return sender === undefined || window === undefined ? undefined : { sender, window };
+    if (sender !== undefined && window !== undefined) return { sender, window, refusal };
+    this.#answerAll(from, header, entries, Verdict.TOO_OLD);
+    return undefined;
   }
 
   #refusal(sender: Sender): number | undefined {
@@ -137,18 +149,45 @@ export class Receiver {
     return isIn;
   }
 
+  /** @returns false when too much of that sender is on the way to the disk: it asks again */
+  #mayCommit(sender: Sender): boolean {
+    const isIn = sender.undecidedOps < MAX_UNDECIDED_OPS;
+    if (!isIn) this.#core.counters.dropped++;
+    return isIn;
+  }
+
+  #commit(sender: Sender, ops: readonly StoreOp[], decided: (isKept: boolean) => void): void {
+    sender.undecidedOps += ops.length;
+    this.#core.intake.add(ops, (isKept) => {
+      sender.undecidedOps -= ops.length;
+      decided(isKept);
+    });
+  }
+
+  /** Writes what is closed. @param answered the numbers that are told then */
+  #commitClosed(window: Window, answered: readonly number[]): void {
+    const { sender, closed, closedVerdict } = window;
+    window.closing++;
+    this.#commit(sender, [window.op()], (isKept) => {
+      window.closing--;
+      if (isKept) window.closedOnDisk = Math.max(window.closedOnDisk, closed);
+      for (const number of answered)
+        this.#answer(sender.nodeId, window.incarnation, number, isKept ? closedVerdict : Verdict.LATER);
+    });
+  }
+
   /** All numbers up to the highest of these are closed by one row, so that a sender whom this node does not want fills nothing. */
   #refuse(sender: Sender, window: Window, entries: readonly { readonly number: number }[], refusal: number): void {
     const fresh = entries.filter(({ number }) => !this.#answerSeen(sender, window, number, undefined));
     const highest = fresh.reduce((max, { number }) => Math.max(max, number), -1);
-    if (highest < 0) return;
+    if (highest < 0 || !this.#mayCommit(sender)) return;
     this.#core.counters.refusedIncoming += fresh.length;
     window.closed = Math.max(window.closed, highest);
     window.closedVerdict = refusal;
-    this.#core.intake.add([window.op()], (isKept) => {
-      for (const { number } of fresh)
-        this.#answer(sender.nodeId, window.incarnation, number, isKept ? refusal : Verdict.LATER);
-    });
+    this.#commitClosed(
+      window,
+      fresh.map(({ number }) => number),
+    );
   }
 
   #take(now: Now, sender: Sender, window: Window, entry: DataEntry): void {
@@ -165,6 +204,7 @@ export class Receiver {
       this.#core.counters.dropped++;
       return this.#answer(nodeId, window.incarnation, number, Verdict.LATER);
     }
+    if (body.durable && !this.#mayCommit(sender)) return;
     const verdict = this.#judge(sender, body);
     if (verdict !== Verdict.ACKNOWLEDGED) this.#core.counters.refusedIncoming++;
     if (body.durable) return this.#keep(now, window, number, verdict, hash, body);
@@ -227,7 +267,7 @@ export class Receiver {
     const { sender, incarnation } = window;
     const seen = this.#senders.remember(window, number, verdict, hash, true);
     const values = [sender.nodeId, incarnation, number, verdict, hash];
-    this.#core.intake.add([{ name: "direct.seen.insert", values }, ...ops], (isKept) => {
+    this.#commit(sender, [{ name: "direct.seen.insert", values }, ...ops], (isKept) => {
       seen.isPending = false;
       if (!isKept) this.#senders.forget(window, number);
       decided?.(isKept);
@@ -270,7 +310,9 @@ export class Receiver {
       return answer(Verdict.CONFLICT);
     }
     if (number > window.closed) return false;
-    this.#core.intake.add([window.op()], (isKept) => answer(isKept ? window.closedVerdict : Verdict.LATER));
+    if (number <= window.closedOnDisk) return answer(window.closedVerdict);
+    // being written: whoever asks is told when it is on disk; otherwise that write has failed
+    if (window.closing === 0 && this.#mayCommit(sender)) this.#commitClosed(window, [number]);
     return true;
   }
 

@@ -6,13 +6,14 @@
  *                 └ seen: number → verdict, hash of the bytes; on disk as one row each before the verdict is sent (durable messages)
  *
  * The sender moves the floor (and the oldest incarnation) with every frame, and only past numbers whose outcome it has on its own disk; so
- * what it still may ask for is always remembered here. Bounds: MAX_SENDERS, MAX_INCARNATIONS each, WINDOW numbers each, MAX_SEEN in all.
+ * what it still may ask for is always remembered here. Bounds: MAX_SENDERS, MAX_INCARNATIONS each, WINDOW numbers each, MAX_SEEN in all;
+ * MAX_UNDECIDED_OPS (receiver.ts) of a sender on the way to the disk.
  * Source: docs/protocol.md, "Direct messages".
  */
 import { toHex } from "../../base/bytes.ts";
 import type { StoreOp } from "../store-types.ts";
 import type { DirectCore } from "./core.ts";
-import { type TrustLevel, TRUST_LEVELS, WINDOW } from "./types.ts";
+import { type TrustLevel, TRUST_LEVELS } from "./types.ts";
 
 const MAX_SENDERS = 4_096;
 /** A sender keeps fewer (sender.ts), so the oldest is never one it may still ask for. */
@@ -34,6 +35,10 @@ export class Window {
   /** All numbers up to it that are not in `seen` are refused with `closedVerdict`. */
   closed = -1;
   closedVerdict = 0;
+  /** As much of `closed` as is on disk: what may be said. */
+  closedOnDisk = -1;
+  /** Writes of `closed` under way. */
+  closing = 0;
   readonly seen: Map<number, Seen> = new Map();
   /** The floor has moved since it was last written. */
   isDirty = false;
@@ -59,6 +64,10 @@ export class Sender {
   /** Incarnations below it are over. */
   oldest = 0;
   readonly windows: Map<number, Window> = new Map();
+  /** Operations on the way to the disk because of what it sent. */
+  undecidedOps = 0;
+  /** `oldest` has moved since it was last written. */
+  isDirty = false;
 
   constructor(nodeId: Uint8Array) {
     this.nodeId = Uint8Array.from(nodeId);
@@ -100,6 +109,7 @@ export class Senders {
   readonly #core: DirectCore;
   readonly #senders = new Map<string, Sender>();
   readonly #dirty = new Set<Window>();
+  readonly #dirtySenders = new Set<Sender>();
   #seen = 0;
 
   constructor(core: DirectCore) {
@@ -116,6 +126,7 @@ export class Senders {
       const window = this.#windowOf(this.#get(row.sender), row.incarnation);
       window.floor = row.floor;
       window.closed = row.closed;
+      window.closedOnDisk = row.closed;
       window.closedVerdict = row.closedVerdict;
     }
     for (const { sender, incarnation, number, verdict, hash } of seen) {
@@ -179,8 +190,20 @@ export class Senders {
     if (window.seen.delete(number)) this.#seen--;
   }
 
-  /** Floors that moved go to disk together with the next messages; until then a restart only remembers more than needed. */
+  /**
+   * Floors and oldest incarnations that moved go to disk together with the next messages, once however often they moved; until then a
+   * restart only remembers more than needed.
+   */
   flush(): void {
+    for (const sender of this.#dirtySenders) {
+      sender.isDirty = false;
+      this.#core.intake.add([
+        sender.oldestOp(),
+        { name: "direct.window.trim", values: [sender.nodeId, sender.oldest] },
+        { name: "direct.seen.forget", values: [sender.nodeId, sender.oldest] },
+      ]);
+    }
+    this.#dirtySenders.clear();
     for (const window of this.#dirty) {
       window.isDirty = false;
       const { sender, incarnation, floor } = window;
@@ -190,7 +213,7 @@ export class Senders {
   }
 
   #raise(window: Window, floor: number): void {
-    if (floor - window.floor <= WINDOW * 2) {
+    if (floor - window.floor <= window.seen.size) {
       for (let number = window.floor; number < floor; number++) this.forget(window, number);
     } else {
       for (const number of window.seen.keys()) if (number < floor) this.forget(window, number);
@@ -209,6 +232,7 @@ export class Senders {
       this.#dirty.delete(window);
     }
     if (oldest === Infinity) {
+      this.#dirtySenders.delete(sender);
       this.#core.intake.add([
         { name: "direct.sender.forget", values: [sender.nodeId] },
         { name: "direct.window.trim", values: [sender.nodeId, Number.MAX_SAFE_INTEGER] },
@@ -217,11 +241,9 @@ export class Senders {
       return;
     }
     sender.oldest = oldest;
-    this.#core.intake.add([
-      sender.oldestOp(),
-      { name: "direct.window.trim", values: [sender.nodeId, oldest] },
-      { name: "direct.seen.forget", values: [sender.nodeId, oldest] },
-    ]);
+    if (sender.isDirty) return;
+    sender.isDirty = true;
+    this.#dirtySenders.add(sender);
   }
 
   #get(nodeId: Uint8Array): Sender {

@@ -246,7 +246,7 @@ export interface DirectCounters {
   conflicts: number;
   answersLate: number;
   badFrames: number;
-  /** Frames of blocked senders beyond the rate at which they are answered, and what found no room to be remembered. */
+  /** Frames of blocked senders beyond the rate at which they are answered, and numbers that found no room: to be remembered, or on the way to the disk. */
   dropped: number;
   commitsFailed: number;
   requestsOut: number;

@@ -1,7 +1,9 @@
 /**
  * Where agents live: leases of agents that this node hosts, of those for which it is a meeting node, and of those it has asked about. A lease comes from its host and
  * from nobody else, answers may come from anybody; either way both signatures in it are checked. Of two leases for an agent the higher version counts.
- * Bounds: 256 agents hosted, 4,096 places known (least recently used out first), 256 questions open, 3 meeting nodes asked each.
+ * A lease that comes unasked is kept only by a node that is, by its own roster, among the first ten meeting nodes of the agent. What one peer delivers costs its own
+ * share of checks. Bounds: 256 agents hosted, 4,096 places known, of each host at most 256 (at 256 its own least recently used goes, at 4,096 one of the host with
+ * the most), 256 questions open, 3 meeting nodes asked each, one answer of each.
  * Source: docs/protocol.md, "Directory".
  */
 import type { Now } from "../../base/clock.ts";
@@ -13,6 +15,8 @@ import type { AgentPlace, DirectoryCounters, OpenLease } from "./types.ts";
 
 const MAX_HOSTED = 256;
 const MAX_PLACES = 4096;
+/** No host has more agents. */
+const MAX_PLACES_OF_HOST = MAX_HOSTED;
 const MAX_QUESTIONS = 256;
 const ANNOUNCE_MS = 300_000;
 const MOVED_MS = 5000;
@@ -26,6 +30,10 @@ export interface AgentsHost {
   /** Who meets at that key, this node perhaps among them. */
   meetingNodes(key: Uint8Array): readonly Uint8Array[];
   isMember(nodeId: Uint8Array): boolean;
+  /** Whether this node is to keep what is said of that key. */
+  isMeetingNode(key: Uint8Array): boolean;
+  /** Whether the peer's share of checks allows one more. */
+  mayCheck(now: Now, peerHex: string): boolean;
   send(to: Uint8Array, frame: DirectoryFrame): void;
   located(agent: Uint8Array, place: AgentPlace | undefined): void;
 }
@@ -39,20 +47,26 @@ interface Question {
   readonly agent: Uint8Array;
   readonly agentHex: string;
   readonly dueMs: number;
-  answersDue: number;
+  /** Who has not answered yet. */
+  readonly asked: Set<string>;
 }
 
 export class Agents {
   readonly #host: AgentsHost;
   readonly #counters: DirectoryCounters;
   readonly #hosted = new Map<string, Hosted>();
+  /** In order of use, the latest last. */
   readonly #places = new Map<string, AgentPlace>();
+  /** How many places there are of each host. */
+  readonly #ofHosts = new Map<string, number>();
+  readonly #selfHex: string;
   readonly #questions = new Map<number, Question>();
   #query: number;
   #announcedMs: number = Number.NEGATIVE_INFINITY;
 
   constructor(host: AgentsHost, counters: DirectoryCounters) {
     this.#host = host;
+    this.#selfHex = toHex(host.selfId);
     this.#counters = counters;
     this.#query = host.random.u32();
   }
@@ -75,7 +89,7 @@ export class Agents {
     const hosted = this.#hosted.get(hex);
     if (hosted === undefined) return;
     this.#hosted.delete(hex);
-    if (this.#places.get(hex) === hosted.place) this.#places.delete(hex);
+    if (this.#places.get(hex) === hosted.place) this.#forget(hex);
     this.#count();
   }
 
@@ -84,7 +98,7 @@ export class Agents {
     const place = this.#places.get(hex);
     if (place === undefined) return undefined;
     if (place.expiresAtMs <= wallMs || !this.#host.isMember(place.nodeId)) {
-      this.#places.delete(hex);
+      this.#forget(hex);
       return undefined;
     }
     this.#places.delete(hex);
@@ -101,14 +115,15 @@ export class Agents {
       return;
     }
     this.#query = (this.#query + 1) >>> 0;
-    const question = { agent, agentHex: toHex(agent), dueMs: now.nowMs + timeoutMs, answersDue: others.length };
+    const asked = new Set(others.map((nodeId) => toHex(nodeId)));
+    const question = { agent, agentHex: toHex(agent), dueMs: now.nowMs + timeoutMs, asked };
     this.#questions.set(this.#query, question);
     for (const to of others) this.#host.send(to, { type: DirectoryType.LOCATE, query: this.#query, agent });
   }
 
   handleLease(now: Now, from: Uint8Array, lease: Uint8Array): void {
-    const place = this.#open(now, lease);
-    if (place !== undefined && equal(place.nodeId, from)) this.#take(place);
+    const place = this.#open(now, toHex(from), lease);
+    if (place !== undefined && equal(place.nodeId, from) && this.#host.isMeetingNode(place.agent)) this.#take(place);
     else this.#counters.recordsRefused++;
   }
 
@@ -118,12 +133,11 @@ export class Agents {
     this.#host.send(from, { type: DirectoryType.LOCATED, query, agent, lease });
   }
 
-  handleLocated(now: Now, query: number, agent: Uint8Array, lease: Uint8Array): void {
+  handleLocated(now: Now, fromHex: string, query: number, agent: Uint8Array, lease: Uint8Array): void {
     const question = this.#questions.get(query);
-    if (question === undefined || question.agentHex !== toHex(agent)) return;
-    question.answersDue--;
+    if (question === undefined || question.agentHex !== toHex(agent) || !question.asked.delete(fromHex)) return;
     if (lease.length > 0) {
-      const place = this.#open(now, lease);
+      const place = this.#open(now, fromHex, lease);
       if (place === undefined || !equal(place.agent, agent)) this.#counters.recordsRefused++;
       else {
         this.#take(place);
@@ -132,13 +146,13 @@ export class Agents {
         return;
       }
     }
-    if (question.answersDue > 0) return;
+    if (question.asked.size > 0) return;
     this.#questions.delete(query);
     this.#answer(now, agent);
   }
 
   memberGone(nodeId: Uint8Array): void {
-    for (const [hex, place] of this.#places) if (equal(place.nodeId, nodeId)) this.#places.delete(hex);
+    for (const [hex, place] of this.#places) if (equal(place.nodeId, nodeId)) this.#forget(hex);
     this.#count();
   }
 
@@ -178,7 +192,8 @@ export class Agents {
     return Math.min(next, Math.max(due, this.#announcedMs + ANNOUNCE_DISTANCE_MS));
   }
 
-  #open(now: Now, lease: Uint8Array): AgentPlace | undefined {
+  #open(now: Now, fromHex: string, lease: Uint8Array): AgentPlace | undefined {
+    if (!this.#host.mayCheck(now, fromHex)) return undefined;
     const opened = this.#host.openLease(lease, now.wallMs);
     return opened === undefined || !this.#host.isMember(opened.nodeId) ? undefined : { ...opened, lease };
   }
@@ -194,17 +209,39 @@ export class Agents {
   }
 
   #keep(hex: string, place: AgentPlace): void {
-    this.#places.delete(hex);
+    this.#forget(hex);
     this.#places.set(hex, place);
+    const hostHex = toHex(place.nodeId);
+    const ofHost = (this.#ofHosts.get(hostHex) ?? 0) + 1;
+    this.#ofHosts.set(hostHex, ofHost);
+    if (ofHost > MAX_PLACES_OF_HOST) this.#evict(hostHex);
     if (this.#places.size > MAX_PLACES) {
-      for (const oldest of this.#places.keys()) {
-        if (this.#hosted.has(oldest)) continue;
-        this.#places.delete(oldest);
-        this.#counters.recordsEvicted++;
-        break;
-      }
+      let most = "";
+      for (const [host, count] of this.#ofHosts)
+        if (host !== this.#selfHex && count > (this.#ofHosts.get(most) ?? 0)) most = host;
+      this.#evict(most);
     }
     this.#count();
+  }
+
+  /** The least recently used of that host. */
+  #evict(hostHex: string): void {
+    for (const [hex, { nodeId }] of this.#places) {
+      if (toHex(nodeId) !== hostHex || this.#hosted.has(hex)) continue;
+      this.#forget(hex);
+      this.#counters.recordsEvicted++;
+      return;
+    }
+  }
+
+  #forget(hex: string): void {
+    const place = this.#places.get(hex);
+    if (place === undefined) return;
+    this.#places.delete(hex);
+    const hostHex = toHex(place.nodeId);
+    const left = (this.#ofHosts.get(hostHex) ?? 1) - 1;
+    if (left > 0) this.#ofHosts.set(hostHex, left);
+    else this.#ofHosts.delete(hostHex);
   }
 
   #answer(now: Now, agent: Uint8Array): void {

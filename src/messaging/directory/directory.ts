@@ -6,17 +6,21 @@
  * A round begins with the first meeting node that is believed alive. It goes on to the next while few records (< 8) came, until three have answered or eight
  * were asked; who does not answer in 6 s is passed over for 5 minutes. The next round is due when the first that answered has said. So a popular topic costs its
  * followers one visit in a long time, and a rare one is at three places. When the roster has other meeting nodes, they are visited within seconds.
+ * A visitor is not found and so must look: while it knows of nobody who is there, it comes after 5, 10, 20 s and then after a twentieth of what it was told
+ * (30 s where few come). A meeting node that follows the topic itself knows at once who has come.
  * A shuffle swaps up to eight records, withdrawn ones among them, and the node's own with one other follower; a new follower begins with four, a second apart.
  * One that gave no answer twice is left alone for two minutes and sampled last; one that says that it does not follow is sampled no more until a newer
  * record of it comes.
  * Bounds: topics, records per topic and meetings by DirectoryOptions; 20 visits and 4 shuffles a second begun; 20 frames a second taken per sender (burst
- * 200), 200 visits a second served, 200 signatures a second checked; 256 withdrawn records and 1,024 silent nodes remembered.
+ * 200), 200 visits a second served, 200 signatures a second checked, 50 of what one peer delivers (one that delivered 16 bad ones is cut off for a minute);
+ * visits about a key are served by the first ten meeting nodes alone, others answer that they do not keep it ("again" 0); 256 withdrawn records and 1,024 silent nodes remembered.
  * Source: docs/protocol.md, "Directory".
  */
 import type { Now } from "../../base/clock.ts";
 import { equal, toHex, utf8 } from "../../base/bytes.ts";
 import { WeftError } from "../../base/errors.ts";
 import { Liveness } from "../membership/types.ts";
+import { CheckBudget } from "../check-budget.ts";
 import { SenderRates } from "../sender-rates.ts";
 import { Agents } from "./agents.ts";
 import {
@@ -29,7 +33,7 @@ import {
   RecordRole,
   type TopicRecord,
 } from "./frames.ts";
-import { meetingNodes, topicKey } from "./keys.ts";
+import { isMeetingNode, meetingNodes, topicKey } from "./keys.ts";
 import { Meetings } from "./meetings.ts";
 import { type Entry, expiresAtMs, hexOf, isThere, type RecordTable } from "./records.ts";
 import { type Followed, newFollowed } from "./topic.ts";
@@ -47,6 +51,8 @@ import {
 /** Candidates of a round, and answers that end it. */
 const CANDIDATES = 8;
 const ANSWERS = 3;
+/** Whoever holds a slightly different roster comes to one of these. */
+const SERVING = CANDIDATES + 2;
 const AGENT_MEETINGS = 3;
 /** With so many records a round needs no second answer. */
 const ENOUGH_RECORDS = 8;
@@ -58,6 +64,9 @@ const SHUFFLE_RECORDS = 8;
 const SHUFFLE_GROWTH = 5;
 const SOON_MS = 1000;
 const REJOIN_MS = 5000;
+/** A visitor that knows of nobody looks again, first after this. */
+const FIRST_LOOK_MS = 5000;
+const LOOKS_PER_VISIT = 20;
 const CHECK_MS = 3000;
 const FIRST_RETRY_MS = 2000;
 const LAST_RETRY_MS = 300_000;
@@ -88,7 +97,7 @@ export class Directory {
   readonly #agents: Agents;
   readonly #rates = new SenderRates(20, 200);
   readonly #served = new SenderRates(200, 400, 1);
-  readonly #checks = new SenderRates(200, 400, 1);
+  readonly #checks = new CheckBudget({ perSecond: 200, burst: 400, peerPerSecond: 50, peerBurst: 100 });
   #members: readonly Uint8Array[] | undefined;
   #outputs: DirectoryOutput[] = [];
   #outputAt = 0;
@@ -119,6 +128,8 @@ export class Directory {
         openLease: deps.openLease,
         meetingNodes: (key) => this.#candidates(key, AGENT_MEETINGS),
         isMember: (nodeId) => deps.isMember(nodeId),
+        isMeetingNode: (key) => isMeetingNode(key, this.#roster(), this.#selfId, SERVING),
+        mayCheck: (now, peerHex) => this.#checks.take(now.nowMs, peerHex),
         send: (to, frame) => this.#send(to, frame),
         located: (agent, place) => this.#push({ kind: "located", agent, place }),
       },
@@ -232,6 +243,8 @@ export class Directory {
     const hex = toHex(nodeId);
     this.#silent.delete(hex);
     for (const topic of this.#topics.values()) {
+      // what was sent before it was there is lost
+      if (topic.asked?.hex === hex) this.#ask(now, topic, nodeId);
       if (!topic.skipped.has(hex)) continue;
       topic.skipped.delete(hex);
       topic.visitAtMs = Math.min(topic.visitAtMs, now.nowMs + REJOIN_MS * this.#deps.random.unit());
@@ -273,7 +286,7 @@ export class Directory {
       case DirectoryType.LOCATE:
         return this.#agents.handleLocate(now, from, frame.query, frame.agent);
       case DirectoryType.LOCATED:
-        return this.#agents.handleLocated(now, frame.query, frame.agent, frame.lease);
+        return this.#agents.handleLocated(now, hex, frame.query, frame.agent, frame.lease);
     }
   }
 
@@ -360,20 +373,17 @@ export class Directory {
     while (round.next < round.order.length && round.answers < ANSWERS && round.records < ENOUGH_RECORDS) {
       const to = round.order[round.next++];
       const hex = toHex(to);
-      const records = topic.own === undefined ? [] : [topic.own];
       if (hex === this.#selfHex) {
-        const { againS, records: sample } = this.#receiveVisit(now, topic.key, hex, records);
-        this.#takeAnswer(now, topic, againS, sample);
+        const own = topic.own === undefined ? [] : [topic.own];
+        const { againS, records: sample } = this.#receiveVisit(now, topic.key, hex, own);
+        this.#takeAnswer(now, hex, topic, againS, sample);
         continue;
       }
       if ((this.#silent.get(hex) ?? 0) > now.nowMs || isGone(this.#deps.liveness(to))) {
         topic.skipped.add(hex);
         continue;
       }
-      this.counters.visits++;
-      topic.asked = { hex, dueMs: now.nowMs + ANSWER_MS };
-      this.#due(topic.asked.dueMs);
-      this.#send(to, { type: DirectoryType.VISIT, key: topic.key, records });
+      this.#ask(now, topic, to);
       return;
     }
     topic.round = undefined;
@@ -381,23 +391,56 @@ export class Directory {
     const waitMs =
       round.answers === 0
         ? Math.min(LAST_RETRY_MS, FIRST_RETRY_MS * 2 ** Math.min(10, topic.failures)) * this.#jitter()
-        : round.againMs;
+        : this.#waitMs(topic, round.againMs);
     topic.visitAtMs = Math.min(topic.visitAtMs, now.nowMs + waitMs);
     this.#due(topic.visitAtMs);
   }
 
-  #takeAnswer(now: Now, topic: Followed, againS: number, records: readonly TopicRecord[]): void {
+  #ask(now: Now, topic: Followed, to: Uint8Array): void {
+    this.counters.visits++;
+    topic.asked = { hex: toHex(to), dueMs: now.nowMs + ANSWER_MS };
+    this.#due(topic.asked.dueMs);
+    const records = topic.own === undefined ? [] : [topic.own];
+    this.#send(to, { type: DirectoryType.VISIT, key: topic.key, records });
+  }
+
+  /** Until the next round. @param againMs as the meeting node wants it */
+  #waitMs(topic: Followed, againMs: number): number {
+    if (!this.#mustLook(topic)) return againMs;
+    return Math.min(againMs / LOOKS_PER_VISIT, FIRST_LOOK_MS * 2 ** Math.min(10, topic.looks++) * this.#jitter());
+  }
+
+  /** Nobody can come to this node, and it knows of nobody to go to. */
+  #mustLook(topic: Followed): boolean {
+    if (topic.role !== TopicRole.VISITOR) return false;
+    if (topic.table.entries.every((entry) => !isThere(entry) || this.#isLost(entry))) return true;
+    topic.looks = 0;
+    return false;
+  }
+
+  #takeAnswer(
+    now: Now,
+    fromHex: string,
+    topic: Followed,
+    againS: number,
+    records: readonly TopicRecord[],
+  ): void {
     const { round } = topic;
     if (round === undefined) return;
     round.answers++;
     round.records = Math.max(round.records, records.length);
     if (round.answers === 1) round.againMs = Math.min(86_400, Math.max(60, againS)) * 1000;
-    if (this.#take(now, topic.key, topic.table, records) > 0) this.#changed(now, topic);
+    if (this.#take(now, fromHex, topic.key, topic.table, records) > 0) this.#changed(now, topic);
   }
 
   #handleVisit(now: Now, from: Uint8Array, hex: string, key: Uint8Array, records: readonly TopicRecord[]): void {
     if (!this.#served.take(now.nowMs, "")) {
       this.counters.framesOverRate++;
+      return;
+    }
+    if (!this.#meetings.has(toHex(key)) && !isMeetingNode(key, this.#roster(), this.#selfId, SERVING)) {
+      this.counters.framesRefused++;
+      this.#send(from, { type: DirectoryType.VISITED, key, againS: 0, records: [] });
       return;
     }
     this.counters.visitsServed++;
@@ -413,19 +456,37 @@ export class Directory {
   ): ReturnType<Meetings["visit"]> {
     const own = records.filter((record) => hexOf(record) === hex && record.role !== RecordRole.NONE);
     if (own.length > 0) {
-      const table = this.#meetings.table(key);
-      if (hex !== this.#selfHex) this.#take(now, key, table, own);
-      else if (table.isNews(own[0], hex, now.wallMs)) table.put(own[0], hex, now.wallMs);
+      const table = this.#meetings.table(now.nowMs, key, hex);
+      if (hex !== this.#selfHex) {
+        this.#take(now, hex, key, table, own);
+        this.#notice(now, key, table, hex);
+      } else if (table.isNews(own[0], hex, now.wallMs)) table.put(own[0], hex, now.wallMs);
     }
-    return this.#meetings.visit(now.nowMs, now.wallMs, key, hex);
+    return this.#meetings.visit(now.nowMs, now.wallMs, key, hex, own.length > 0);
+  }
+
+  /** A follower has come to this meeting node, which perhaps follows the topic itself; its record is in `table` when it holds. */
+  #notice(now: Now, key: Uint8Array, table: RecordTable, hex: string): void {
+    const topic = this.#byKey.get(toHex(key));
+    const record = table.get(hex)?.record;
+    if (topic === undefined || record === undefined || !topic.table.isNews(record, hex, now.wallMs)) return;
+    const before = topic.table.size;
+    const { evicted } = topic.table.put(record, hex, now.wallMs);
+    if (evicted) this.counters.recordsEvicted++;
+    this.counters.records += topic.table.size - before;
+    // also when it was known: it may be a new run of it
+    this.#changed(now, topic);
   }
 
   #handleVisited(now: Now, hex: string, key: Uint8Array, againS: number, records: readonly TopicRecord[]): void {
     const topic = this.#byKey.get(toHex(key));
     if (topic?.asked?.hex !== hex) return;
     topic.asked = undefined;
-    topic.met.add(hex);
-    this.#takeAnswer(now, topic, againS, records);
+    // 0: it does not keep this topic
+    if (againS > 0) {
+      topic.met.add(hex);
+      this.#takeAnswer(now, hex, topic, againS, records);
+    }
     this.#visitNext(now, topic);
   }
 
@@ -475,7 +536,7 @@ export class Directory {
     this.#renew(now, topic);
     if (topic.own !== undefined) answer.push(topic.own);
     this.#send(from, { type: DirectoryType.SHUFFLED, key, follows: topic.own !== undefined, records: answer });
-    if (this.#take(now, key, topic.table, records, new Set(chosen.map((one) => one.hex))) > 0)
+    if (this.#take(now, hex, key, topic.table, records, new Set(chosen.map((one) => one.hex))) > 0)
       this.#changed(now, topic);
   }
 
@@ -485,7 +546,7 @@ export class Directory {
     const { sent } = topic.partner;
     topic.partner = undefined;
     this.#due(topic.shuffleAtMs);
-    const news = this.#take(now, key, topic.table, records, sent);
+    const news = this.#take(now, hex, key, topic.table, records, sent);
     const entry = topic.table.get(hex);
     if (entry !== undefined) {
       entry.misses = 0;
@@ -507,23 +568,31 @@ export class Directory {
     // it speaks of itself through its own session: no signature is needed to forget it
     this.#meetings.withdraw(key, hex);
     const topic = this.#byKey.get(toHex(key));
-    if (topic?.table.get(hex) !== undefined && this.#take(now, key, topic.table, [record]) > 0)
+    if (topic?.table.get(hex) !== undefined && this.#take(now, hex, key, topic.table, [record]) > 0)
       this.#changed(now, topic);
   }
 
-  /** @returns how many were news and are in the table now */
-  #take(now: Now, key: Uint8Array, table: RecordTable, records: readonly TopicRecord[], sent?: Set<string>): number {
+  /** @param fromHex who delivered them @returns how many were news and are in the table now */
+  #take(
+    now: Now,
+    fromHex: string,
+    key: Uint8Array,
+    table: RecordTable,
+    records: readonly TopicRecord[],
+    sent?: Set<string>,
+  ): number {
     let news = 0;
     const isFollowed = table === this.#byKey.get(toHex(key))?.table;
     for (const record of records) {
       const hex = hexOf(record);
       if (hex === this.#selfHex || !table.isNews(record, hex, now.wallMs)) continue;
-      if (!this.#deps.isMember(record.node) || !this.#checks.take(now.nowMs, "")) {
+      if (!this.#deps.isMember(record.node) || !this.#checks.take(now.nowMs, fromHex)) {
         this.counters.recordsRefused++;
         continue;
       }
       if (!this.#deps.signing.verify(record.node, RECORD_PURPOSE, recordBody(key, record), record.signature)) {
         this.counters.signaturesRefused++;
+        if (this.#checks.failed(now.nowMs, fromHex)) this.counters.peersCutOff++;
         continue;
       }
       const before = table.size;
@@ -538,7 +607,7 @@ export class Directory {
 
   #expire(now: Now): void {
     this.#expireAtMs = now.nowMs + EXPIRE_MS;
-    this.#meetings.expire(now.wallMs);
+    this.#meetings.expire(now.nowMs, now.wallMs);
     for (const topic of this.#topics.values()) {
       const expired = topic.table.expire(now.wallMs);
       this.counters.recordsExpired += expired;
@@ -584,6 +653,11 @@ export class Directory {
 
   #changed(now: Now, topic: Followed): void {
     topic.isDirty = true;
+    // the last one is gone: the next round would be far away
+    if (topic.round === undefined && this.#mustLook(topic)) {
+      topic.visitAtMs = Math.min(topic.visitAtMs, now.nowMs + FIRST_LOOK_MS * this.#jitter());
+      this.#due(topic.visitAtMs);
+    }
     if (topic.table.size > 0) {
       const waitMs = topic.introduced.size < INTRODUCTIONS ? SOON_MS : topic.shuffleEveryMs;
       topic.shuffleAtMs = Math.min(topic.shuffleAtMs, now.nowMs + waitMs * this.#jitter());

@@ -2,7 +2,7 @@
  * Frames of the directory, channel DIRECT, types 48–55.
  *
  *  48 VISIT     key 32 ‖ records (0 or 1: the visitor's own)         a follower of the topic comes to a meeting node
- *  49 VISITED   key 32 ‖ again u32 ‖ records (≤ 16)                  a sample; come again after so many seconds
+ *  49 VISITED   key 32 ‖ again u32 ‖ records (≤ 16)                  a sample; come again after so many seconds; 0: not kept here
  *  50 SHUFFLE   key 32 ‖ records (≤ 9)                               from a follower to a follower: a part of its sample
  *  51 SHUFFLED  key 32 ‖ follows u8 ‖ records (≤ 9)                  0: the sender does not follow this topic
  *  52 WITHDRAW  key 32 ‖ records (1, of role NONE)                   the sender follows no more

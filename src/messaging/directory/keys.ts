@@ -45,6 +45,20 @@ export function meetingNodes(key: Uint8Array, members: readonly Uint8Array[], co
   return best.map((one) => one.nodeId);
 }
 
+/** @returns whether `self` is one of the first `count` meeting nodes; cheap for most keys of others, because it stops at the count */
+export function isMeetingNode(
+  key: Uint8Array,
+  members: readonly Uint8Array[],
+  self: Uint8Array,
+  count: number,
+): boolean {
+  const own = { nodeId: self, weight: weight(key, self) };
+  let before = 0;
+  for (const nodeId of members)
+    if (isBefore({ nodeId, weight: weight(key, nodeId) }, own) && ++before >= count) return false;
+  return true;
+}
+
 interface Weighed {
   readonly nodeId: Uint8Array;
   readonly weight: number;

@@ -31,6 +31,8 @@ export interface Followed {
   visitAtMs: number;
   /** Rounds in a row without any answer. */
   failures: number;
+  /** Rounds in a row of a visitor that knows of nobody. */
+  looks: number;
   /** Meeting nodes that the last round had to do without. */
   readonly skipped: Set<string>;
   /** Meeting nodes that answered in the last round. */
@@ -66,6 +68,7 @@ export function newFollowed(
     asked: undefined,
     visitAtMs: Number.POSITIVE_INFINITY,
     failures: 0,
+    looks: 0,
     skipped: new Set(),
     met: new Set(),
     checkAtMs: Number.POSITIVE_INFINITY,

@@ -104,7 +104,7 @@ export interface DirectoryOptions {
   readonly maxTopics?: number;
   /** Records known per followed topic. @default 64 */
   readonly sampleSize?: number;
-  /** Topics for which this node is a meeting node; beyond, the one longest without a visitor goes. @default 4096 */
+  /** Topics for which this node is a meeting node; beyond, one of the visitor with the most goes. @default 4096 */
   readonly maxMeetings?: number;
   /** Life of a record; it is signed anew after a third of it. @default 1800000 */
   readonly recordLifeMs?: number;
@@ -131,6 +131,8 @@ export interface DirectoryCounters {
   lookups: number;
   lookupsFailed: number;
   meetingsEvicted: number;
+  /** Peers cut off for a minute because they delivered too many bad signatures. */
+  peersCutOff: number;
   topics: number;
   records: number;
   meetings: number;
@@ -156,6 +158,7 @@ export function newDirectoryCounters(): DirectoryCounters {
     lookups: 0,
     lookupsFailed: 0,
     meetingsEvicted: 0,
+    peersCutOff: 0,
     topics: 0,
     records: 0,
     meetings: 0,

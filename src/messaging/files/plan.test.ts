@@ -108,3 +108,13 @@ test("nothing is asked for before its leaf is known", () => {
   assert.equal(plan.arrived("a", 9, CHUNK_BYTES, 1), "unasked");
   assert.equal(plan.next("nobody", 0), undefined);
 });
+
+test("a source that is added again leaves nothing behind that nobody brings", () => {
+  const plan = new FetchPlan(4);
+  plan.unlock(0, 4);
+  plan.addSource("a", 0);
+  assert.deepEqual(plan.next("a", 0), { first: 0, count: 4 });
+  plan.addSource("a", 1);
+  plan.addSource("b", 1);
+  assert.deepEqual(plan.next("b", 1), { first: 0, count: 4 });
+});

@@ -149,7 +149,8 @@ export function readCharter(networkId: Uint8Array, wire: Uint8Array): Charter | 
   if (group === undefined || name === undefined || !isGroupName(name) || epoch === undefined || epoch < 1)
     return undefined;
   if (parent === undefined || issuer === undefined || hlc === undefined || nonce === undefined) return undefined;
-  if (founder === undefined || publicKey === undefined || members === undefined || members.length === 0) return undefined;
+  if (founder === undefined || publicKey === undefined || members === undefined || members.length === 0)
+    return undefined;
   if ((epoch === 1) !== equal(parent, NO_PARENT)) return undefined;
   if (epoch === 1 && !equal(issuer, founder)) return undefined;
   if (!equal(group, groupIdOf(networkId, founder, nonce))) return undefined;

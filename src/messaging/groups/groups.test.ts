@@ -8,12 +8,14 @@ import { SeededRandom } from "../../base/random.ts";
 import { Identity } from "../../crypto/identity.ts";
 import { signEntry, SpaceKind } from "../kv/entry.ts";
 import { encodeSync } from "../kv/messages.ts";
-import { Replicas } from "../kv/replicas.ts";
+import { Replicas, type ReplicasOptions } from "../kv/replicas.ts";
 import { NETWORK, START_WALL_MS } from "../kv/testing.ts";
 import type { StoreOp } from "../store-types.ts";
 import { formatCard, parseCard } from "./card.ts";
 import {
   cardFrom,
+  type Charter,
+  type CharterFields,
   compareSiblings,
   type GroupMember,
   GroupRole,
@@ -22,8 +24,8 @@ import {
   signCharter,
   verifyCharter,
 } from "./charter.ts";
-import { MAX_GROUP_PAYLOAD_BYTES } from "./group-message.ts";
-import type { Group } from "./group.ts";
+import { FLOOR_KEY, floorValue, MAX_GROUP_PAYLOAD_BYTES } from "./group-message.ts";
+import { type Group, SETTLED_MS } from "./group.ts";
 import { GROUP_FIRST, Groups, GroupFrame, MESSAGE_LIFE_MS } from "./groups.ts";
 
 class Node {
@@ -33,21 +35,28 @@ class Node {
   readonly messages: string[] = [];
   readonly stored: Map<string, StoreOp["values"]> = new Map();
   readonly world: World;
+  /** Hexadecimal ids of nodes that are no members of the network. */
+  readonly strangers: Set<string> = new Set();
+  readonly troubles: string[] = [];
   left: Uint8Array[] = [];
   groups: Groups;
 
-  constructor(world: World, seed: number) {
+  constructor(world: World, seed: number, options: ReplicasOptions = {}) {
     this.world = world;
     this.random = new SeededRandom(seed);
     this.identity = Identity.generate(this.random);
-    this.replicas = new Replicas({
-      signer: this.identity,
-      random: this.random,
-      networkId: NETWORK,
-      others: () => world.nodes.filter((node) => node !== this).map((node) => node.id),
-      candidates: () => [],
-      isBlocked: () => false,
-    });
+    this.replicas = new Replicas(
+      {
+        signer: this.identity,
+        random: this.random,
+        networkId: NETWORK,
+        others: () => world.nodes.filter((node) => node !== this).map((node) => node.id),
+        candidates: () => [],
+        isBlocked: () => false,
+        mayWrite: () => true,
+      },
+      options,
+    );
     this.groups = this.#start();
   }
 
@@ -80,6 +89,8 @@ class Node {
       Array.from(this.stored.values(), (values) => ({
         wire: values[4] as Uint8Array,
         key: (values[5] as Uint8Array | null) ?? undefined,
+        takenMs: values[6] as number,
+        broughtBy: values[7] as Uint8Array,
       })),
       this.left,
     );
@@ -92,7 +103,7 @@ class Node {
       random: this.random,
       networkId: NETWORK,
       replicas: this.replicas,
-      isMember: () => true,
+      isMember: (nodeId) => !this.strangers.has(toHex(nodeId)),
       isBlocked: () => false,
     });
   }
@@ -113,8 +124,8 @@ class World {
     this.#random = new SeededRandom(seed);
   }
 
-  add(count: number): Node[] {
-    for (let i = 0; i < count; i++) this.nodes.push(new Node(this, this.#seed * 1000 + this.nodes.length + 1));
+  add(count: number, options: ReplicasOptions = {}): Node[] {
+    for (let i = 0; i < count; i++) this.nodes.push(new Node(this, this.#seed * 1000 + this.nodes.length + 1, options));
     return this.nodes;
   }
 
@@ -150,6 +161,7 @@ class World {
           busy = true;
           if (output.kind === "send") this.#deliver(node, output.to, output.frame);
           else if (output.kind === "message") node.messages.push(Buffer.from(output.payload).toString());
+          else if (output.kind === "conflict" || output.kind === "noSpace") node.troubles.push(output.kind);
           else if (output.kind === "store" && output.op.name === "groups.charter.put")
             node.stored.set(toHex(output.op.values[1] as Uint8Array), output.op.values);
           else if (output.kind === "store" && output.op.name === "groups.left.put")
@@ -176,6 +188,30 @@ class World {
       },
     });
   }
+}
+
+/** A charter of whatever form, on top of `before`. */
+function forge(
+  before: Charter,
+  by: Node,
+  members: readonly [Node, GroupRole][],
+  more: Partial<CharterFields> = {},
+): Charter {
+  const untilMs = by.now.wallMs + 1e9;
+  const fields = {
+    origin: before,
+    name: "team",
+    epoch: before.epoch + 1,
+    parent: before.hash,
+    hlc: before.hlc + 1,
+    members: members.map(([node, role]) => ({ nodeId: node.id, role, untilMs })),
+    ...more,
+  };
+  return signCharter(NETWORK, fields, new Uint8Array(32), by.random.bytes(32), by.identity);
+}
+
+function charterFrame(charter: Charter): Uint8Array {
+  return Uint8Array.of(GroupFrame.CHARTER, ...charter.wire);
 }
 
 function code(run: () => unknown): string {
@@ -306,8 +342,8 @@ test("only admins change a group; an admin may make others admin and go", () => 
   // a charter signed by a member that is no admin
   const parent = b.group.current;
   const members: GroupMember[] = [{ nodeId: b.id, role: GroupRole.ADMIN, untilMs: b.now.wallMs + 1e9 }];
-  const fields = { group: parent.group, name: "team", epoch: 2, parent: parent.hash, hlc: parent.hlc + 1, members };
-  const coup = signCharter(NETWORK, fields, new Uint8Array(32), b.random.bytes(32), b.random.bytes(16), b.identity);
+  const fields = { origin: parent, name: "team", epoch: 2, parent: parent.hash, hlc: parent.hlc + 1, members };
+  const coup = signCharter(NETWORK, fields, new Uint8Array(32), b.random.bytes(32), b.identity);
   a.groups.handleFrame(a.now, b.id, Uint8Array.of(GroupFrame.CHARTER, ...coup.wire));
   assert.equal(a.groups.counters.chartersRefused, 1);
   assert.equal(a.group.current.epoch, 1);
@@ -379,10 +415,10 @@ test("an admin that is being removed cannot win by a change of its own made at t
     a.groups.remove(a.now, a.group, b.id);
     b.groups.add(b.now, b.group, c.id, GroupRole.ADMIN);
     world.run(100);
-    const mine = a.group.current;
+    const [parent, mine] = a.group.chain.slice(-2);
     const theirs = b.group.current;
-    assert.ok(compareSiblings(mine, theirs) > 0);
-    assert.ok(compareSiblings(theirs, mine) < 0);
+    assert.ok(compareSiblings(mine, theirs, parent) > 0);
+    assert.ok(compareSiblings(theirs, mine, parent) < 0);
     world.connected = () => true;
     world.run(300_000);
     assert.equal(toHex(b.group.current.hash), toHex(mine.hash), `seed ${seed}`);
@@ -566,4 +602,224 @@ test("limits: names, payloads, groups", () => {
   );
   a.groups.create(a.now, "crowd", many.slice(1));
   assert.equal(a.groups.find("crowd").current.members.length, 128);
+});
+
+test("an admin that was removed does not come back by removing who removed it: neither by trying hashes nor weeks later", () => {
+  for (const isSenior of [false, true]) {
+    const world = new World(isSenior ? 41 : 42);
+    const [a, k, c] = world.add(3);
+    const [founder, other] = isSenior ? [k, a] : [a, k];
+    founder.groups.create(founder.now, "team", [c.id]);
+    founder.groups.add(founder.now, founder.group, other.id, GroupRole.ADMIN);
+    world.run(1000);
+    const parent = a.group.current;
+    a.groups.remove(a.now, a.group, k.id);
+    world.run(1000);
+    const { hash } = c.group.current;
+    // one of them has a smaller hash, very probably
+    const grind = Array.from({ length: 16 }, () =>
+      forge(parent, k, [
+        [k, GroupRole.ADMIN],
+        [c, GroupRole.MEMBER],
+      ]),
+    );
+    if (isSenior) world.nowMs += SETTLED_MS + 1000;
+    for (const charter of grind) c.groups.handleFrame(c.now, k.id, charterFrame(charter));
+    assert.equal(toHex(c.group.current.hash), toHex(hash));
+    assert.equal(c.groups.counters.chartersLost, 16);
+    world.drain();
+    assert.deepEqual(c.troubles, isSenior ? ["conflict"] : [], "told once");
+  }
+});
+
+test("of admins that remove each other at once the one that was there first stays, on all nodes alike", () => {
+  for (let seed = 0; seed < 6; seed++) {
+    const world = new World(50 + seed);
+    const [a, b, c] = world.add(3);
+    a.groups.create(a.now, "team", [c.id]);
+    a.groups.add(a.now, a.group, b.id, GroupRole.ADMIN);
+    world.run(1000);
+    world.connected = () => false;
+    b.groups.remove(b.now, b.group, a.id);
+    a.groups.remove(a.now, a.group, b.id);
+    world.run(1000);
+    world.connected = () => true;
+    world.run(300_000);
+    for (const node of [a, c]) assert.deepEqual(node.members, [a, c].map((one) => toHex(one.id)).toSorted(), `${seed}`);
+  }
+});
+
+test("nobody moves itself before others: who was there first shows in every charter", () => {
+  const world = new World(43);
+  const [a, b] = world.add(2);
+  a.groups.create(a.now, "team", []);
+  a.groups.add(a.now, a.group, b.id, GroupRole.ADMIN);
+  world.run(1000);
+  const swapped = forge(a.group.current, b, [
+    [b, GroupRole.ADMIN],
+    [a, GroupRole.ADMIN],
+  ]);
+  a.groups.handleFrame(a.now, b.id, charterFrame(swapped));
+  assert.equal(a.groups.counters.chartersRefused, 1);
+  b.groups.add(b.now, b.group, a.id, GroupRole.MEMBER);
+  world.run(1000);
+  assert.equal(toHex(a.group.current.members[0].nodeId), toHex(a.id), "a changed role keeps the place");
+});
+
+test("who brought this node into groups is remembered: 16 by one member, whatever charters follow, also after a restart", () => {
+  const world = new World(44);
+  const [k, b, helper] = world.add(3);
+  b.strangers.add(toHex(helper.id));
+  for (let i = 0; i < 40; i++) {
+    const group = k.groups.create(k.now, `g${i}`, [b.id]);
+    k.groups.add(k.now, group, helper.id, GroupRole.ADMIN);
+    world.run(2000);
+    const far = forge(
+      group.current,
+      helper,
+      [
+        [helper, GroupRole.ADMIN],
+        [b, GroupRole.MEMBER],
+      ],
+      { epoch: 1000, parent: new Uint8Array(32).fill(1) },
+    );
+    b.groups.handleFrame(b.now, k.id, charterFrame(far));
+  }
+  assert.equal(b.groups.list().length, 16);
+  assert.ok(
+    b.groups.list().every((group) => group.current.epoch < 1000),
+    "nor is a stranger's charter believed",
+  );
+  b.restartGroups();
+  world.drain();
+  k.groups.create(k.now, "one-more", [b.id]);
+  world.run(2000);
+  assert.equal(b.groups.list().length, 16);
+});
+
+test("where there is no room for more spaces groups go on without messages, and get them when there is", () => {
+  const world = new World(45);
+  const [a] = world.add(1);
+  const b = new Node(world, 999, { maxSpaces: 4 });
+  world.nodes.push(b);
+  a.groups.create(a.now, "team", [b.id]);
+  world.run(1000);
+  const spaces = ["x", "y", "z"].map((name) => b.replicas.open(b.now, SpaceKind.KV, name, { allows: () => true }));
+  a.groups.create(a.now, "second", [b.id]);
+  world.run(1000);
+  assert.equal(b.groups.list().length, 1, "it is not taken, and nothing of it is stored");
+  assert.equal(b.stored.size, 1);
+  // its space is lost to others while it was down
+  b.replicas.close(b.group.space!);
+  b.replicas.open(b.now, SpaceKind.KV, "w", { allows: () => true });
+  b.restartGroups();
+  world.drain();
+  assert.deepEqual(b.troubles, ["noSpace"]);
+  assert.equal(
+    code(() => b.groups.send(b.now, b.group, utf8("hello"))),
+    "SPACES_FULL",
+  );
+  a.groups.add(a.now, a.group, b.id, GroupRole.ADMIN);
+  world.run(1000);
+  assert.equal(b.group.current.epoch, 2, "charters are followed all the same");
+  b.replicas.close(spaces[0]);
+  a.say("now");
+  world.run(200_000);
+  assert.deepEqual(b.messages, ["now"]);
+});
+
+test("a frame that asks for one group twice is malformed, and chains of charters are sent seldom to the same node", () => {
+  const world = new World(46);
+  const [a, b] = world.add(2);
+  a.groups.create(a.now, "team", [b.id]);
+  world.run(1000);
+  const state = (times: number): Uint8Array =>
+    Uint8Array.of(
+      GroupFrame.STATE,
+      1,
+      times,
+      ...Array.from({ length: times }, () => [...a.group.id, ...new Uint8Array(20)]).flat(),
+    );
+  const charters = (frame: Uint8Array): number => {
+    a.groups.handleFrame(a.now, b.id, frame);
+    let count = 0;
+    for (let output = a.groups.pollOutput(); output !== undefined; output = a.groups.pollOutput())
+      if (output.kind === "send" && output.frame[0] === GroupFrame.CHARTER) count++;
+    return count;
+  };
+  const refused = a.groups.counters.framesRefused;
+  assert.ok(charters(state(64)) <= 1);
+  assert.equal(a.groups.counters.framesRefused, refused + 1);
+  let sent = 0;
+  for (let i = 0; i < 50; i++) sent += charters(state(1));
+  assert.ok(sent <= 2, `${sent}`);
+  world.nowMs += 10_000;
+  assert.equal(charters(state(1)), 1, "and again later");
+});
+
+test("a member's floor removes nothing while there is room, and a bounded part when there is none", () => {
+  const world = new World(47);
+  const [a, k] = world.add(2);
+  a.groups.create(a.now, "team", [k.id]);
+  world.run(1000);
+  const erase = (): void => {
+    const hlc = k.replicas.tick(k.now);
+    k.replicas.write(k.now, k.group.space!, FLOOR_KEY, floorValue(hlc));
+    world.run(1000);
+  };
+  for (let i = 0; i < 10; i++) a.say("x".repeat(60_000));
+  world.run(1000);
+  erase();
+  assert.equal(a.group.space!.map.size, 11, "ten messages and the floor");
+  for (let i = 0; i < 30; i++) a.say("x".repeat(60_000));
+  world.run(1000);
+  const before = a.group.space!.map.size;
+  for (let i = 0; i < 20; i++) erase();
+  assert.ok(a.group.space!.map.size >= 0.37 * 40, `${a.group.space!.map.size} of ${before} are left`);
+});
+
+test("a group's id cannot be had by anybody else: its founder and nonce are in every charter", () => {
+  const world = new World(48);
+  const [a, k, b] = world.add(3);
+  a.groups.create(a.now, "team", []);
+  const { group } = a.group.current;
+  const squat = forge(
+    { ...a.group.current, founder: k.id },
+    k,
+    [
+      [k, GroupRole.ADMIN],
+      [b, GroupRole.MEMBER],
+    ],
+    { epoch: 5 },
+  );
+  assert.notEqual(toHex(squat.group), toHex(group), "another group");
+  // the bytes of the id in its place
+  const at = Buffer.from(squat.wire).indexOf(squat.group);
+  const wire = Uint8Array.from(squat.wire);
+  wire.set(group, at);
+  assert.ok(at > 0);
+  assert.equal(readCharter(NETWORK, wire), undefined);
+});
+
+test("somebody who takes a member to another line of a group's charters does not go unnoticed", () => {
+  const world = new World(49);
+  const [a, k, b] = world.add(3);
+  a.groups.create(a.now, "team", [k.id]);
+  world.run(1000);
+  // k knows founder and nonce: it is in the group
+  const squat = forge(
+    a.group.current,
+    k,
+    [
+      [k, GroupRole.ADMIN],
+      [b, GroupRole.MEMBER],
+    ],
+    { epoch: 500, parent: new Uint8Array(32).fill(1) },
+  );
+  b.groups.handleFrame(b.now, k.id, charterFrame(squat));
+  world.run(1000);
+  assert.equal(b.group.current.epoch, 500);
+  a.groups.add(a.now, a.group, b.id, GroupRole.MEMBER);
+  world.run(1000);
+  assert.deepEqual(b.troubles, ["conflict"]);
 });

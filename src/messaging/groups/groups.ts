@@ -452,8 +452,10 @@ export class Groups {
         this.#sendStates(from, [group], true);
         // one that comes too early is further than what is here
         if (charter.epoch <= group.current.epoch) this.#conflict(from, group, charter);
-      } else if (!this.#replacesFirst(group, from, charter)) this.#conflict(from, group, charter);
-      else {
+      } else if (!this.#replacesFirst(group, from, charter)) {
+        // what came before the first one here may come late
+        if (charter.epoch === first.epoch || charter.hlc > first.hlc) this.#conflict(from, group, charter);
+      } else {
         group.isFirstLost = false;
         const gone = this.#apply(now, group, charter);
         this.#wishAgain(now, group, first, gone.slice(1));
@@ -497,7 +499,10 @@ export class Groups {
       this.#deps.isMember(charter.issuer) &&
       !this.#deps.isBlocked(charter.issuer);
     const byIssuer = this.list().filter((group) => equal(group.broughtBy, charter.issuer)).length;
-    const hasRoom = this.#groups.size < this.#maxGroups && this.#deps.replicas.hasRoom(SpaceKind.GROUP);
+    const hasRoom =
+      this.#groups.size < this.#maxGroups &&
+      this.#deps.replicas.hasRoom(SpaceKind.GROUP) &&
+      this.list().every((group) => group.space !== undefined || !this.#isIn(group));
     if (!isPlausible || !hasRoom || byIssuer >= MAX_BY_ONE) {
       this.#counts.groupsRefused++;
       return;

@@ -7,8 +7,8 @@ export interface HistoryLimits {
   readonly maxBytes: number;
 }
 
-/** What a row costs besides its payload, with its index. */
-const ROW_BYTES = 256;
+/** What a row costs besides its payload and text: its other columns, most of them in an index too. */
+const ROW_BYTES = 768;
 const SHARE = 10;
 
 export class HistoryQuota {
@@ -28,16 +28,16 @@ export class HistoryQuota {
     return this.#bytes;
   }
 
-  /** As the database says. @param payloadBytes of all rows together */
-  measured(rows: number, payloadBytes: number): void {
+  /** As the database says. @param contentBytes of all rows together, as in add() */
+  measured(rows: number, contentBytes: number): void {
     this.#rows = rows;
-    this.#bytes = payloadBytes + rows * ROW_BYTES;
+    this.#bytes = contentBytes + rows * ROW_BYTES;
   }
 
-  /** @returns how many of the oldest rows must go now; then measured() comes again */
-  add(payloadBytes: number): number {
+  /** @param contentBytes payload, and its text with the index @returns how many of the oldest rows must go now; then measured() comes again */
+  add(contentBytes: number): number {
     this.#rows++;
-    this.#bytes += payloadBytes + ROW_BYTES;
+    this.#bytes += contentBytes + ROW_BYTES;
     if (this.#rows <= this.#limits.maxRows && this.#bytes <= this.#limits.maxBytes) return 0;
     return Math.max(1, Math.ceil(this.#rows / SHARE));
   }

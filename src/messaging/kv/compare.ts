@@ -4,7 +4,7 @@
  *
  *   hello, fingerprints differ ──► tree (16 children) ──► tree (their children, where they differ) … ──► items, where few are left ──► want, entries
  *
- * Where one side has nothing the other sends everything at once. Every answer is bounded; what does not fit is found again in the next
+ * Where one side has nothing the other sends everything at once. The answer to a frame is bounded as a whole; what does not fit is found again in the next
  * comparison, which follows at once when this one has brought something. Source: docs/protocol.md, "Replicated stores" (comparison).
  */
 import { equal, toHex } from "../../base/bytes.ts";
@@ -39,24 +39,25 @@ export function summaryOf(space: Uint8Array, map: LwwMap): SpaceSummary {
   return { space, count: map.tree.count, fingerprint: map.tree.fingerprint(0, 0) };
 }
 
-/** @returns undefined when both have the same */
-export function answerHello(map: LwwMap, theirs: SpaceSummary): Reply | undefined {
-  const reply = newReply();
-  compareNode(map, { depth: 0, prefix: 0, count: theirs.count, fingerprint: theirs.fingerprint }, reply, newBudget());
-  return isEmpty(reply) ? undefined : reply;
+export function isSame(map: LwwMap, theirs: SpaceSummary): boolean {
+  return map.tree.count === theirs.count && equal(map.tree.fingerprint(0, 0), theirs.fingerprint);
 }
 
-export function answerTree(map: LwwMap, nodes: readonly NodeSummary[]): Reply {
+export function answerHello(map: LwwMap, theirs: SpaceSummary, budget: Budget): Reply {
   const reply = newReply();
-  const budget = newBudget();
+  compareNode(map, { depth: 0, prefix: 0, count: theirs.count, fingerprint: theirs.fingerprint }, reply, budget);
+  return reply;
+}
+
+export function answerTree(map: LwwMap, nodes: readonly NodeSummary[], budget: Budget): Reply {
+  const reply = newReply();
   for (const node of nodes) compareNode(map, node, reply, budget);
   return reply;
 }
 
 /** `theirs` is everything that the other side has under each node. */
-export function answerItems(map: LwwMap, theirs: readonly NodeItems[]): Reply {
+export function answerItems(map: LwwMap, theirs: readonly NodeItems[], budget: Budget): Reply {
   const reply = newReply();
-  const budget = newBudget();
   for (const { depth, prefix, ids } of theirs) {
     const has = new Set<string>();
     for (const id of ids) {
@@ -71,28 +72,27 @@ export function answerItems(map: LwwMap, theirs: readonly NodeItems[]): Reply {
   return reply;
 }
 
-export function answerWant(map: LwwMap, ids: readonly Uint8Array[]): Reply {
+export function answerWant(map: LwwMap, ids: readonly Uint8Array[], budget: Budget): Reply {
   const reply = newReply();
-  const budget = newBudget();
   for (const id of ids) if (!give(map.byId(toHex(id)), reply, budget)) break;
   return reply;
 }
 
-interface Budget {
+/** What one frame may cost, for all spaces in it together. */
+export interface Budget {
   ids: number;
   bytes: number;
+  /** Asked before the first entry is given; false: none is. */
+  readonly mayGive: () => boolean;
+  isAsked: boolean;
 }
 
-function newBudget(): Budget {
-  return { ids: ANSWER_IDS, bytes: ANSWER_BYTES };
+export function newBudget(mayGive: () => boolean): Budget {
+  return { ids: ANSWER_IDS, bytes: ANSWER_BYTES, mayGive, isAsked: false };
 }
 
 function newReply(): Reply {
   return { nodes: [], items: [], want: [], entries: [] };
-}
-
-function isEmpty(reply: Reply): boolean {
-  return reply.nodes.length + reply.items.length + reply.want.length + reply.entries.length === 0;
 }
 
 function compareNode(map: LwwMap, theirs: NodeSummary, reply: Reply, budget: Budget): void {
@@ -121,6 +121,10 @@ function compareNode(map: LwwMap, theirs: NodeSummary, reply: Reply, budget: Bud
 /** @returns false when no more fits */
 function give(entry: Entry | undefined, reply: Reply, budget: Budget): boolean {
   if (entry === undefined) return true;
+  if (!budget.isAsked) {
+    budget.isAsked = true;
+    if (!budget.mayGive()) budget.bytes = 0;
+  }
   if (entry.wire.length + 4 > budget.bytes) return false;
   budget.bytes -= entry.wire.length + 4;
   reply.entries.push(entry);

@@ -6,7 +6,7 @@ import { SeededRandom } from "../../base/random.ts";
 import { Identity } from "../../crypto/identity.ts";
 import { compareEntries, type Entry, readEntry, signEntry, SpaceKind, spaceId, verifyEntry } from "./entry.ts";
 import { FINGERPRINT_BYTES, Fingerprints, LEAF_DEPTH, prefixOf } from "./fingerprints.ts";
-import { HybridClock, isAhead, MAX_AHEAD_MS } from "./hlc.ts";
+import { HybridClock, isAhead, MAX_AHEAD_MS, MAX_FOLLOWED_MS } from "./hlc.ts";
 import { DELETION_LIFE_MS, LwwMap, Merge } from "./lww-map.ts";
 import { decodeSync, encodeSync, type SyncMessage } from "./messages.ts";
 import { NETWORK, START_WALL_MS } from "./testing.ts";
@@ -29,6 +29,10 @@ const POOL: readonly Entry[] = (() => {
   }
   return all;
 })();
+
+function nameOfNode(node: { readonly depth: number; readonly prefix: number }): string {
+  return `${node.depth}/${node.prefix}`;
+}
 
 test("replicas that saw the same entries, in any order and any number of times, hold what a plain maximum holds", () => {
   fc.assert(
@@ -138,17 +142,26 @@ test("any message is read as it was written, and hostile bytes are never an exce
     fc.record({
       type: fc.constant("hello" as const),
       wantsAnswer: fc.boolean(),
-      spaces: fc.array(fc.record({ space: bytes(16), count, fingerprint }), { maxLength: 5 }),
+      spaces: fc.uniqueArray(fc.record({ space: bytes(16), count, fingerprint }), {
+        maxLength: 5,
+        selector: (one) => toHex(one.space),
+      }),
     }),
     fc.record({
       type: fc.constant("tree" as const),
       space: bytes(16),
-      nodes: fc.array(fc.tuple(node, count, fingerprint).map(([at, n, f]) => ({ ...at, count: n, fingerprint: f }))),
+      nodes: fc.uniqueArray(
+        fc.tuple(node, count, fingerprint).map(([at, n, f]) => ({ ...at, count: n, fingerprint: f })),
+        { selector: nameOfNode },
+      ),
     }),
     fc.record({
       type: fc.constant("items" as const),
       space: bytes(16),
-      nodes: fc.array(fc.tuple(node, fc.array(bytes(16))).map(([at, ids]) => ({ ...at, ids }))),
+      nodes: fc.uniqueArray(
+        fc.tuple(node, fc.array(bytes(16))).map(([at, ids]) => ({ ...at, ids })),
+        { selector: nameOfNode },
+      ),
     }),
     fc.record({ type: fc.constant("want" as const), space: bytes(16), ids: fc.array(bytes(16)) }),
     fc.record({
@@ -172,6 +185,41 @@ test("any message is read as it was written, and hostile bytes are never an exce
     }),
     { numRuns: 500 },
   );
+});
+
+test("a frame that names a space or a node of the tree twice is malformed: what it costs is bounded by what is here", () => {
+  const fingerprint = new Uint8Array(16);
+  const summary = { space: SPACE, count: 0, fingerprint };
+  const node = { depth: 1, prefix: 3 };
+  for (const times of [1, 2]) {
+    const twice = <T>(one: T): T[] => Array.from({ length: times }, () => one);
+    const frames = [
+      encodeSync({ type: "hello", wantsAnswer: true, spaces: twice(summary) }),
+      encodeSync({ type: "tree", space: SPACE, nodes: twice({ ...node, count: 1, fingerprint }) }),
+      encodeSync({ type: "items", space: SPACE, nodes: twice({ ...node, ids: [] }) }),
+    ];
+    for (const frame of frames) assert.equal(decodeSync(frame) === undefined, times === 2);
+  }
+});
+
+test("one author takes a part of a map, however many keys it writes; others have room, and what makes it less is taken", () => {
+  const map = new LwwMap({ maxEntries: 8, maxBytes: 1 << 20, authorShare: 0.25 });
+  const put = (author: number, key: string, stamp: number, value?: Uint8Array): Merge =>
+    map.merge(signEntry(NETWORK, SPACE, key, value, BASE_HLC + stamp, AUTHORS[author]), START_WALL_MS);
+  assert.equal(put(0, "a", 1, utf8("1")), Merge.TAKEN);
+  assert.equal(put(0, "b", 1, utf8("1")), Merge.TAKEN);
+  assert.equal(put(0, "c", 1, utf8("1")), Merge.FULL);
+  assert.equal(put(0, "a", 2, utf8("22")), Merge.TAKEN, "its own key again");
+  assert.equal(put(1, "c", 1, utf8("1")), Merge.TAKEN);
+  assert.equal(put(1, "a", 3, utf8("1")), Merge.TAKEN, "another one's key");
+  assert.equal(put(0, "d", 4, utf8("1")), Merge.TAKEN, "which makes room for that one");
+
+  const wide = new LwwMap({ maxEntries: 100, maxBytes: 4000, authorShare: 0.25 });
+  const write = (key: string, bytes: number, stamp: number): Merge =>
+    wide.merge(signEntry(NETWORK, SPACE, key, new Uint8Array(bytes), BASE_HLC + stamp, AUTHORS[0]), START_WALL_MS);
+  assert.equal(write("a", 500, 1), Merge.TAKEN);
+  assert.equal(write("b", 500, 1), Merge.FULL);
+  assert.equal(write("a", 100, 2), Merge.TAKEN);
 });
 
 test("a full map refuses what is new, takes what replaces, and forgets old deletions", () => {
@@ -206,8 +254,14 @@ test("the clock is above everything made and seen, and near the wall", () => {
   const first = clock.tick(START_WALL_MS);
   assert.equal(first, BASE_HLC);
   assert.equal(clock.tick(START_WALL_MS - 5000), first + 1, "a wall clock that went back");
-  clock.observe(BASE_HLC + 5000);
+  clock.observe(BASE_HLC + 5000, START_WALL_MS);
   assert.ok(clock.tick(START_WALL_MS) > BASE_HLC + 5000);
+  clock.observe((START_WALL_MS + MAX_AHEAD_MS) * 1024, START_WALL_MS);
+  assert.equal(
+    clock.tick(START_WALL_MS),
+    (START_WALL_MS + MAX_FOLLOWED_MS) * 1024 + 1,
+    "nobody pushes it to the limit",
+  );
   assert.equal(isAhead((START_WALL_MS + MAX_AHEAD_MS) * 1024, START_WALL_MS), false);
   assert.equal(isAhead((START_WALL_MS + MAX_AHEAD_MS) * 1024 + 1, START_WALL_MS), true);
 });

@@ -2,10 +2,11 @@
  * A last-writer-wins map: for every key the greatest entry seen (entry.ts, compareEntries), deletions included. Merging is commutative,
  * associative and idempotent, so replicas that have seen the same entries hold the same map.
  *
- * Bounds: entries and bytes. An entry that does not fit is refused, never another one dropped for it. Deletions are remembered for
+ * Bounds: entries and bytes, of all and of each author. An entry that does not fit is refused, never another one dropped for it. Deletions are remembered for
  * 30 days; then everybody forgets them. A replica that was away for longer can bring a deleted key back.
  * Source: docs/protocol.md, "Replicated stores".
  */
+import { equal, toHex } from "../../base/bytes.ts";
 import { hlcFromWall } from "../../mesh/statement.ts";
 import { compareEntries, type Entry } from "./entry.ts";
 import { Fingerprints } from "./fingerprints.ts";
@@ -29,7 +30,17 @@ export type Merge = (typeof Merge)[keyof typeof Merge];
 export interface MapLimits {
   readonly maxEntries: number;
   readonly maxBytes: number;
+  /** Of both, the part that entries of one author may take. @default 1 */
+  readonly authorShare?: number;
 }
+
+/** What one author's entries take. */
+interface Share {
+  entries: number;
+  bytes: number;
+}
+
+const NOTHING: Readonly<Share> = { entries: 0, bytes: 0 };
 
 /** What an entry costs beside its bytes. */
 const ENTRY_OVERHEAD_BYTES = 200;
@@ -40,12 +51,16 @@ export class LwwMap {
   readonly #lifeMs: number;
   readonly #entries = new Map<string, Entry>();
   readonly #byId = new Map<string, Entry>();
+  /** By author; as many as have an entry here. */
+  readonly #shares = new Map<string, Share>();
+  readonly #authorShare: number;
   #bytes = 0;
   #live = 0;
 
   /** @param lifeMs of entries that are no deletions @default forever */
   constructor(limits: MapLimits, lifeMs: number = Infinity) {
     this.#limits = limits;
+    this.#authorShare = limits.authorShare ?? 1;
     this.#lifeMs = lifeMs;
   }
 
@@ -60,6 +75,10 @@ export class LwwMap {
 
   get bytes(): number {
     return this.#bytes;
+  }
+
+  bytesOf(author: Uint8Array): number {
+    return this.#shares.get(toHex(author))?.bytes ?? 0;
   }
 
   /** Also deleted ones. */
@@ -85,7 +104,8 @@ export class LwwMap {
     if (this.#isForgotten(entry, wallMs)) return Merge.EXPIRED;
     const added = cost(entry) - (known === undefined ? 0 : cost(known));
     if (known === undefined && this.#entries.size >= this.#limits.maxEntries) return Merge.FULL;
-    return added > 0 && this.#bytes + added > this.#limits.maxBytes ? Merge.FULL : Merge.TAKEN;
+    if (added > 0 && this.#bytes + added > this.#limits.maxBytes) return Merge.FULL;
+    return this.#isOverShare(entry, known) ? Merge.FULL : Merge.TAKEN;
   }
 
   merge(entry: Entry, wallMs: number): Merge {
@@ -97,6 +117,11 @@ export class LwwMap {
     this.tree.add(entry.id, entry.idHex);
     this.#bytes += cost(entry);
     if (entry.value !== undefined) this.#live++;
+    const author = toHex(entry.author);
+    const share = this.#shares.get(author) ?? { entries: 0, bytes: 0 };
+    this.#shares.set(author, share);
+    share.entries++;
+    share.bytes += cost(entry);
     return verdict;
   }
 
@@ -109,6 +134,12 @@ export class LwwMap {
     this.tree.remove(known.id, known.idHex);
     this.#bytes -= cost(known);
     if (known.value !== undefined) this.#live--;
+    const author = toHex(known.author);
+    const share = this.#shares.get(author);
+    if (share === undefined) return;
+    share.entries--;
+    share.bytes -= cost(known);
+    if (share.entries === 0) this.#shares.delete(author);
   }
 
   /** Removes what has outlived its time: deletions, and entries where they have one. @returns their keys */
@@ -119,6 +150,18 @@ export class LwwMap {
     }
     for (const key of gone) this.remove(key);
     return gone;
+  }
+
+  /** What makes an author's part smaller is always taken. */
+  #isOverShare(entry: Entry, known: Entry | undefined): boolean {
+    if (this.#authorShare >= 1) return false;
+    const share = this.#shares.get(toHex(entry.author)) ?? NOTHING;
+    const replaced = known !== undefined && equal(known.author, entry.author) ? known : undefined;
+    const entries = share.entries + (replaced === undefined ? 1 : 0);
+    const bytes = share.bytes + cost(entry) - (replaced === undefined ? 0 : cost(replaced));
+    const isMore = entries > share.entries || bytes > share.bytes;
+    const { maxEntries, maxBytes } = this.#limits;
+    return isMore && (entries > maxEntries * this.#authorShare || bytes > maxBytes * this.#authorShare);
   }
 
   #isForgotten(entry: Entry, wallMs: number): boolean {

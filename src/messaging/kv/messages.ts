@@ -8,10 +8,10 @@
  *   want     0 type 19 | 1 zero u8 | 2 number u16 | 4 space 16 | id 16 …                                                    send me these
  *   entries  0 type 20 | 1 hops u8 | 2 number u16 | 4 space 16 | { bytes u32 ‖ entry } …                                    hops 255: asked for; else news, handed on `hops` times so far
  *
- * All on the channel DIRECT, entries that were asked for on BULK.
+ * No frame names a space or a node of the tree twice. All on the channel DIRECT, entries that were asked for on BULK.
  * Source: docs/protocol.md, "Replicated stores" (comparison).
  */
-import { concat } from "../../base/bytes.ts";
+import { concat, toHex } from "../../base/bytes.ts";
 import { u16, u32 } from "../fields.ts";
 import { ID_BYTES, MAX_ENTRY_BYTES } from "./entry.ts";
 import { FINGERPRINT_BYTES, LEAF_DEPTH } from "./fingerprints.ts";
@@ -121,7 +121,9 @@ export function decodeSync(frame: Uint8Array): SyncMessage | undefined {
 function readHello(frame: Uint8Array, view: DataView, number: number): SyncMessage | undefined {
   if (frame[1] > 1 || number > MAX_HELLO_SPACES || frame.length !== 4 + number * HELLO_ITEM_BYTES) return undefined;
   const spaces: SpaceSummary[] = [];
+  const named = new Set<string>();
   for (let at = 4; at < frame.length; at += HELLO_ITEM_BYTES) {
+    if (isRepeated(named, toHex(frame.subarray(at, at + ID_BYTES)))) return undefined;
     spaces.push({
       space: frame.subarray(at, at + ID_BYTES),
       count: view.getUint32(at + 16, true),
@@ -134,8 +136,9 @@ function readHello(frame: Uint8Array, view: DataView, number: number): SyncMessa
 function readTree(frame: Uint8Array, view: DataView, number: number, space: Uint8Array): SyncMessage | undefined {
   if (number > MAX_TREE_NODES || frame.length !== HEAD_BYTES + number * TREE_ITEM_BYTES) return undefined;
   const nodes: NodeSummary[] = [];
+  const named = new Set<number>();
   for (let at = HEAD_BYTES; at < frame.length; at += TREE_ITEM_BYTES) {
-    if (!isNode(view, at)) return undefined;
+    if (!isNode(view, at) || isRepeated(named, view.getUint32(at, true))) return undefined;
     nodes.push({
       depth: frame[at],
       prefix: view.getUint16(at + 2, true),
@@ -149,10 +152,12 @@ function readTree(frame: Uint8Array, view: DataView, number: number, space: Uint
 function readItems(frame: Uint8Array, view: DataView, number: number, space: Uint8Array): SyncMessage | undefined {
   if (number > MAX_ITEM_NODES) return undefined;
   const nodes: NodeItems[] = [];
+  const named = new Set<number>();
   let at = HEAD_BYTES;
   let total = 0;
   for (let i = 0; i < number; i++) {
     if (at + NODE_BYTES + 2 > frame.length || !isNode(view, at)) return undefined;
+    if (isRepeated(named, view.getUint32(at, true))) return undefined;
     const count = view.getUint16(at + NODE_BYTES, true);
     const start = at + NODE_BYTES + 2;
     const end = start + count * ID_BYTES;
@@ -181,6 +186,12 @@ function readIds(frame: Uint8Array, start: number, count: number): Uint8Array[] 
   const ids: Uint8Array[] = [];
   for (let i = 0; i < count; i++) ids.push(frame.subarray(start + i * ID_BYTES, start + (i + 1) * ID_BYTES));
   return ids;
+}
+
+/** A frame names everything once, so that what it costs is bounded by what is here. */
+function isRepeated<T>(named: Set<T>, one: T): boolean {
+  const before = named.size;
+  return named.add(one).size === before;
 }
 
 function isNode(view: DataView, at: number): boolean {

@@ -238,3 +238,111 @@ test("spaces of the same name and another kind, or another name, do not mix", ()
   assert.equal(tasks.map.size + other.map.size, 0);
   assert.notEqual(toHex(kv.id), toHex(tasks.id));
 });
+
+test("one frame is answered with a bounded number of bytes, however many spaces it names, and answers are paid for before they are made", () => {
+  const world = new ReplicaWorld(20);
+  const [a, b] = [world.add(), world.add()];
+  const spaces = Array.from({ length: 4 }, (_, i) => a.open(`s${i}`));
+  for (const space of spaces) for (let i = 0; i < 10; i++) put(a, space, `k${i}`, "x".repeat(60_000));
+  world.drain();
+  const hello = encodeSync({
+    type: "hello",
+    wantsAnswer: true,
+    spaces: spaces.map(({ id }) => ({ space: id, count: 0, fingerprint: new Uint8Array(16) })),
+  });
+  const ask = (): number => {
+    a.replicas.handleFrame(a.now, b.identity.nodeId, hello);
+    let bytes = 0;
+    for (let output = a.replicas.pollOutput(); output !== undefined; output = a.replicas.pollOutput())
+      if (output.kind === "send") bytes += output.frame.length;
+    return bytes;
+  };
+  assert.ok(ask() < 1_000_000);
+  let answered = 0;
+  // reading a map is what costs: it must not happen for those that are beyond the rate
+  const { byId } = spaces[0].map;
+  let looks = 0;
+  spaces[0].map.byId = (hex) => {
+    looks++;
+    return byId.call(spaces[0].map, hex);
+  };
+  for (let i = 0; i < 1000; i++) if (ask() > 0) answered++;
+  assert.ok(answered <= 60, `${answered} of 1000 at one moment`);
+  assert.ok(looks < 2500, `${looks} looks`);
+  assert.ok(a.replicas.counters.framesOverRate > 900);
+});
+
+test("who was never a member writes nothing, whoever delivers it; who was removed, nothing later than that", () => {
+  const world = new ReplicaWorld(21);
+  const [a, b, c] = [world.add(), world.add(), world.add()];
+  const space = a.open();
+  const hlc = START_WALL_MS * 1024;
+  c.writesUntil.clear();
+  a.writesUntil.set(c.hex, hlc - 1000);
+  const send = (stamp: number): void => {
+    const { wire } = signEntry(NETWORK, SPACE, `k${stamp}`, utf8("v"), stamp, c.identity);
+    a.replicas.handleFrame(
+      a.now,
+      b.identity.nodeId,
+      encodeSync({ type: "entries", space: SPACE, hops: 0, entries: [wire] }),
+    );
+  };
+  send(hlc - 2000);
+  send(hlc - 999);
+  assert.equal(space.map.size, 1);
+  assert.equal(a.replicas.counters.entriesForbidden, 1);
+  a.writesUntil.set(c.hex, -1);
+  send(hlc - 3000);
+  assert.equal(space.map.size, 1);
+});
+
+test("one author cannot fill a space, nor all of them together", () => {
+  const world = new ReplicaWorld(22);
+  const [a, b] = [world.add({ maxSpaceBytes: 40_000, maxBytes: 80_000 }), world.add()];
+  const rules = { allows: () => true };
+  const spaces = Array.from({ length: 6 }, (_, i) => a.open(`s${i}`, SpaceKind.KV, rules));
+  let stamp = START_WALL_MS * 1024;
+  for (const space of spaces) {
+    for (let i = 0; i < 40; i++) {
+      const { wire } = signEntry(NETWORK, space.id, `k${i}`, new Uint8Array(1000), stamp++, b.identity);
+      a.replicas.handleFrame(
+        a.now,
+        b.identity.nodeId,
+        encodeSync({ type: "entries", space: space.id, hops: 0, entries: [wire] }),
+      );
+    }
+    assert.ok(space.map.bytes <= 10_000, "a quarter of a space");
+  }
+  assert.ok(a.replicas.counters.bytes <= 42_000, `${a.replicas.counters.bytes}: half of all is left for others`);
+  for (const space of spaces) put(a, space, "mine", "x".repeat(1000));
+});
+
+test("groups leave spaces to keys and tasks", () => {
+  const world = new ReplicaWorld(23);
+  const a = world.add({ maxSpaces: 8 });
+  for (let i = 0; i < 6; i++) a.open(`g${i}`, SpaceKind.GROUP);
+  assert.equal(a.replicas.hasRoom(SpaceKind.GROUP), false);
+  assert.throws(() => a.open("g6", SpaceKind.GROUP), { code: "SPACES_FULL" });
+  a.open("default");
+  a.open("work", SpaceKind.TASKS);
+  assert.equal(a.replicas.hasRoom(SpaceKind.KV), false);
+});
+
+test("what is stamped at the limit can be overwritten, and does not carry other keys with it", () => {
+  const world = new ReplicaWorld(24);
+  const [a, b] = [world.add(), world.add()];
+  const space = a.open();
+  const limit = (START_WALL_MS + 300_000) * 1024;
+  const { wire } = signEntry(NETWORK, SPACE, "k", utf8("theirs"), limit, b.identity);
+  a.replicas.handleFrame(
+    a.now,
+    b.identity.nodeId,
+    encodeSync({ type: "entries", space: SPACE, hops: 0, entries: [wire] }),
+  );
+  assert.deepEqual(content(space), { k: "theirs" });
+  put(a, space, "k", "mine");
+  put(a, space, "other", "mine");
+  assert.deepEqual(content(space), { k: "mine", other: "mine" });
+  assert.ok(space.map.get("k")!.hlc > limit);
+  assert.ok(space.map.get("other")!.hlc < (START_WALL_MS + 241_000) * 1024, "within what every node takes at once");
+});

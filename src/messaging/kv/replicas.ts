@@ -5,10 +5,10 @@
  *   every 30 s, and when a session comes up: compare with a replica (compare.ts); what was missed comes then
  *
  * Who else has a space: whoever speaks of it; asked are the directory's sample of the space and members at random. An entry is taken when its
- * form, its space's rule, its clock (at most 5 minutes ahead) and its author's signature are right, whoever delivers it.
+ * form, its space's rule, its clock (at most 5 minutes ahead) and its author's signature are right and the author was a member then, whoever delivers it.
  *
- * Full: a local write is refused with an error; a remote entry is not taken, counted, and offered again in later comparisons. Frames, signature
- * checks and answers with entries are bounded per sender.
+ * Full: a local write is refused with an error; a remote entry is not taken, counted, and offered again in later comparisons. One author
+ * takes a quarter of a space at most. Frames, comparisons, signature checks and answers with entries are bounded per sender.
  * Source: docs/protocol.md, "Replicated stores".
  */
 import { equal, toHex } from "../../base/bytes.ts";
@@ -18,7 +18,17 @@ import type { Random } from "../../base/random.ts";
 import { FrameChannel } from "../frames.ts";
 import { SenderRates } from "../sender-rates.ts";
 import type { StoreOp } from "../store-types.ts";
-import { answerHello, answerItems, answerTree, answerWant, type Reply, summaryOf } from "./compare.ts";
+import {
+  answerHello,
+  answerItems,
+  answerTree,
+  answerWant,
+  type Budget,
+  isSame,
+  newBudget,
+  type Reply,
+  summaryOf,
+} from "./compare.ts";
 import {
   type Entry,
   type EntrySigner,
@@ -27,7 +37,7 @@ import {
   MAX_VALUE_BYTES,
   readEntry,
   signEntry,
-  type SpaceKind,
+  SpaceKind,
   verifyEntry,
 } from "./entry.ts";
 import { HybridClock, isAhead } from "./hlc.ts";
@@ -58,6 +68,9 @@ const AGAIN_MS = 100;
 const LATER_MS = 1_500;
 const MAX_AGAIN = 64;
 const SWEEP_MS = 3_600_000;
+/** Of the spaces, the part that groups may take: others bring this node into them. */
+const GROUPS_SHARE = 0.75;
+const AUTHOR_SHARE = 0.25;
 
 export type ReplicasOutput =
   | { readonly kind: "send"; readonly to: Uint8Array; readonly channel: FrameChannel; readonly frame: Uint8Array }
@@ -75,6 +88,8 @@ export interface ReplicasDeps {
   candidates(space: Space, count: number): readonly Uint8Array[];
   /** Nothing is taken from it, neither from its hands nor of its making. */
   isBlocked(nodeId: Uint8Array): boolean;
+  /** It was a member of the network then. */
+  mayWrite(nodeId: Uint8Array, hlc: number): boolean;
 }
 
 export interface ReplicasOptions {
@@ -123,6 +138,8 @@ export class Replicas {
   readonly #outputs: ReplicasOutput[] = [];
   readonly #frameRates = new SenderRates(1_000, 4_000);
   readonly #signatureRates = new SenderRates(2_000, 8_000);
+  /** Frames that ask for a comparison: each costs at most some milliseconds. */
+  readonly #compareRates = new SenderRates(50, 300);
   readonly #answerRates = new SenderRates(10, 60);
   readonly #again = new Map<string, Again>();
   readonly #counts = {
@@ -180,6 +197,13 @@ export class Replicas {
     return space;
   }
 
+  /** May a space of that kind be opened? Groups leave some to keys and tasks. */
+  hasRoom(kind: SpaceKind): boolean {
+    const { maxSpaces } = this.#options;
+    const groups = this.spaces(SpaceKind.GROUP).length;
+    return this.#spaces.size < maxSpaces && (kind !== SpaceKind.GROUP || groups < GROUPS_SHARE * maxSpaces);
+  }
+
   /** At start, from the store: the space and the entries that this node has checked before. */
   restore(now: Now, kind: SpaceKind, name: string, rules: SpaceRules, wires: readonly Uint8Array[]): Space {
     const space = this.find(kind, name) ?? this.#create(now, kind, name, rules);
@@ -214,13 +238,15 @@ export class Replicas {
       );
     }
     const { signer, networkId } = this.#deps;
-    const entry = signEntry(networkId, space.id, key, value, this.#clock.tick(now.wallMs), signer);
+    // above what it replaces, even where this node's clock does not follow that far
+    const hlc = Math.max(this.#clock.tick(now.wallMs), (space.map.get(key)?.hlc ?? 0) + 1);
+    const entry = signEntry(networkId, space.id, key, value, hlc, signer);
     if (!space.rules.allows(entry)) throw new RangeError(`an entry of the key ${key} breaks the rule of its space`);
-    const isOver = value !== undefined && this.#bytes + entry.wire.length > this.#options.maxBytes;
+    const isOver = value !== undefined && this.#isOver(entry);
     if (isOver || this.#merge(space, entry, now.wallMs) !== Merge.TAKEN) {
       throw new WeftError(
         "SPACE_FULL",
-        `"${space.name}" is full: ${space.map.size} keys, ${space.map.bytes} bytes`,
+        `"${space.name}", or this node's part of it, is full: ${space.map.size} keys, ${space.map.bytes} bytes`,
         "delete what is not needed, or use another space",
       );
     }
@@ -282,7 +308,12 @@ export class Replicas {
       this.#counts.framesRefused++;
       return;
     }
-    if (message.type === "hello") return this.#takeHello(now, from, message.wantsAnswer, message.spaces);
+    if (message.type !== "entries" && !this.#compareRates.take(now.nowMs, fromHex)) {
+      this.#counts.framesOverRate++;
+      return;
+    }
+    const budget = newBudget(() => this.#mayAnswer(now.nowMs, fromHex));
+    if (message.type === "hello") return this.#takeHello(now, from, message.wantsAnswer, message.spaces, budget);
     const space = this.#spaces.get(toHex(message.space));
     if (space === undefined) return;
     if (!space.isTrusted(from)) {
@@ -292,39 +323,39 @@ export class Replicas {
     space.heardOf(from, now.nowMs);
     switch (message.type) {
       case "tree":
-        return this.#answer(now, from, space, answerTree(space.map, message.nodes));
+        return this.#answer(from, space, answerTree(space.map, message.nodes, budget));
       case "items":
-        return this.#answer(now, from, space, answerItems(space.map, message.nodes));
+        return this.#answer(from, space, answerItems(space.map, message.nodes, budget));
       case "want":
-        return this.#answer(now, from, space, answerWant(space.map, message.ids));
+        return this.#answer(from, space, answerWant(space.map, message.ids, budget));
       case "entries":
         return this.#takeEntries(now, from, space, message.hops, message.entries);
     }
   }
 
-  #takeHello(now: Now, from: Uint8Array, wantsAnswer: boolean, theirs: readonly SpaceSummary[]): void {
+  #takeHello(now: Now, from: Uint8Array, wantsAnswer: boolean, theirs: readonly SpaceSummary[], budget: Budget): void {
     const equals: Space[] = [];
     for (const summary of theirs) {
       const space = this.#spaces.get(toHex(summary.space));
       if (space?.isTrusted(from) !== true) continue;
       space.heardOf(from, now.nowMs);
       this.#counts.comparisons++;
-      const reply = answerHello(space.map, summary);
-      if (reply === undefined) equals.push(space);
-      else this.#answer(now, from, space, reply);
+      if (isSame(space.map, summary)) equals.push(space);
+      else this.#answer(from, space, answerHello(space.map, summary, budget));
     }
     if (wantsAnswer && equals.length > 0) this.#hello(from, equals, false);
   }
 
-  #answer(now: Now, to: Uint8Array, space: Space, reply: Reply): void {
+  #mayAnswer(nowMs: number, toHexId: string): boolean {
+    const isWithin = this.#answerRates.take(nowMs, toHexId);
+    if (!isWithin) this.#counts.framesOverRate++;
+    return isWithin;
+  }
+
+  #answer(to: Uint8Array, space: Space, reply: Reply): void {
     if (reply.nodes.length > 0) this.#send(to, { type: "tree", space: space.id, nodes: reply.nodes });
     if (reply.items.length > 0) this.#send(to, { type: "items", space: space.id, nodes: reply.items });
     if (reply.want.length > 0) this.#send(to, { type: "want", space: space.id, ids: reply.want });
-    if (reply.entries.length === 0) return;
-    if (!this.#answerRates.take(now.nowMs, toHex(to))) {
-      this.#counts.framesOverRate++;
-      return;
-    }
     for (const wires of chunks(reply.entries)) {
       this.#send(to, { type: "entries", space: space.id, hops: ASKED, entries: wires }, FrameChannel.BULK);
     }
@@ -352,10 +383,21 @@ export class Replicas {
     else if (hops < MAX_HOPS) this.#sendNews(space, fresh, hops + 1, FORWARD_FANOUT, new Set([fromHex]));
   }
 
+  /** All spaces together are full, or half full and this author has its part of that. */
+  #isOver(entry: Entry): boolean {
+    const { maxBytes } = this.#options;
+    const added = entry.wire.length;
+    if (this.#bytes + added > maxBytes) return true;
+    if (this.#bytes + added <= maxBytes / 2) return false;
+    let bytes = added;
+    for (const space of this.#spaces.values()) bytes += space.map.bytesOf(entry.author);
+    return bytes > AUTHOR_SHARE * maxBytes;
+  }
+
   /** Cheap reasons first, the signature last. */
   #judge(now: Now, fromHex: string, space: Space, entry: Entry): boolean {
     const verdict = space.map.judge(entry, now.wallMs);
-    if (verdict === Merge.FULL || this.#bytes + entry.wire.length > this.#options.maxBytes) {
+    if (verdict === Merge.FULL || this.#isOver(entry)) {
       this.#counts.entriesFull++;
       return false;
     }
@@ -367,7 +409,8 @@ export class Replicas {
       this.#counts.entriesAhead++;
       return false;
     }
-    if (!space.rules.allows(entry) || !space.isTrusted(entry.author)) {
+    const isWriter = space.isTrusted(entry.author) && this.#deps.mayWrite(entry.author, entry.hlc);
+    if (!isWriter || !space.rules.allows(entry)) {
       this.#counts.entriesForbidden++;
       return false;
     }
@@ -517,7 +560,7 @@ export class Replicas {
         "use 1 to 64 of a-z 0-9 . _ -, beginning with a letter or digit",
       );
     }
-    if (this.#spaces.size >= this.#options.maxSpaces) {
+    if (!this.hasRoom(kind)) {
       throw new WeftError(
         "SPACES_FULL",
         `this node has ${this.#spaces.size} spaces already`,
@@ -527,6 +570,7 @@ export class Replicas {
     const limits = {
       maxEntries: this.#options.maxEntries,
       maxBytes: Math.min(this.#options.maxSpaceBytes, rules.maxBytes ?? Infinity),
+      authorShare: rules.authorShare ?? AUTHOR_SHARE,
     };
     const space = new Space(kind, name, limits, now.nowMs, rules);
     this.#spaces.set(space.idHex, space);
@@ -538,7 +582,7 @@ export class Replicas {
     const before = space.map.bytes;
     const verdict = space.map.merge(entry, wallMs);
     this.#bytes += space.map.bytes - before;
-    this.#clock.observe(entry.hlc);
+    this.#clock.observe(entry.hlc, wallMs);
     return verdict;
   }
 

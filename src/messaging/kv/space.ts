@@ -23,6 +23,8 @@ export interface SpaceRules {
   readonly floor?: () => number;
   /** @default ReplicasOptions.maxSpaceBytes */
   readonly maxBytes?: number;
+  /** Of keys and bytes, the part that one author may take. @default a quarter */
+  readonly authorShare?: number;
 }
 
 export class Space {

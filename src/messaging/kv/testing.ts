@@ -10,11 +10,13 @@ import type { Space, SpaceRules } from "./space.ts";
 
 export const NETWORK: Uint8Array = new Uint8Array(32).fill(7);
 export const START_WALL_MS = 1_800_000_000_000;
-export const ANYTHING: SpaceRules = { allows: () => true };
+export const ANYTHING: SpaceRules = { allows: () => true, authorShare: 1 };
 
 export class TestReplica {
   readonly identity: Identity;
   readonly blocked: Set<string> = new Set();
+  /** Node id → last hlc that counts. */
+  readonly writesUntil: Map<string, number> = new Map();
   /** Key → entry, as the store has it. */
   readonly stored: Map<string, Uint8Array> = new Map();
   wallOffsetMs = 0;
@@ -67,6 +69,7 @@ export class TestReplica {
         others: () => world.nodes.filter((node) => node !== this).map((node) => node.identity.nodeId),
         candidates: () => [],
         isBlocked: (nodeId) => this.blocked.has(toHex(nodeId)),
+        mayWrite: (nodeId, hlc) => hlc <= (this.writesUntil.get(toHex(nodeId)) ?? Infinity),
       },
       this.#options,
     );

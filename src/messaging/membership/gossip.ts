@@ -5,11 +5,13 @@
  * says it. A belief is hearsay: one accuser makes a suspect, the word DEAD of two different ones a dead one, and what comes from the node itself makes it
  * alive again. A suspicion is passed on by neighbours of the suspect alone. Neighbours are judged by the detector alone; for them an accusation is a reason to ask.
  * Bounds: 4,096 beliefs (least recently changed out first), 64 rumours under way (most often sent out first), two accusers of a kind passed on per
- * incarnation, one word a second of each signer (burst 20), 50 signatures a second. Source: docs/protocol.md, "Membership".
+ * incarnation, one word a second of each signer (burst 20; only words whose signature holds count), 50 signatures a second, 20 of what one peer delivers;
+ * one that delivered 16 bad ones is cut off for a minute. Source: docs/protocol.md, "Membership".
  */
 import type { Now } from "../../base/clock.ts";
 import { toHex } from "../../base/bytes.ts";
 import type { Random } from "../../base/random.ts";
+import { CheckBudget } from "../check-budget.ts";
 import { SenderRates } from "../sender-rates.ts";
 import { MAX_RUMOURS, type Rumour, rumourBody, RumourKind } from "./frames.ts";
 import { Liveness, type OverlayCounters, type Signing } from "./types.ts";
@@ -24,7 +26,7 @@ const FORGET_MS = 1_800_000;
 const MAX_AHEAD_MS = 86_400_000;
 const ACCUSATIONS_PER_SECOND = 1;
 const ACCUSATIONS_BURST = 20;
-const CHECKS_PER_SECOND = 50;
+const CHECKS = { perSecond: 50, burst: 50, peerPerSecond: 20, peerBurst: 20 } as const;
 
 export interface GossipHost {
   readonly signing: Signing;
@@ -69,7 +71,7 @@ export class Gossip {
   readonly #beliefs = new Map<string, Belief>();
   readonly #queue: Queued[] = [];
   readonly #accuserRates = new SenderRates(ACCUSATIONS_PER_SECOND, ACCUSATIONS_BURST);
-  readonly #checks = new SenderRates(CHECKS_PER_SECOND, CHECKS_PER_SECOND, 1);
+  readonly #checks = new CheckBudget(CHECKS);
 
   constructor(host: GossipHost, counters: OverlayCounters) {
     this.#host = host;
@@ -153,16 +155,17 @@ export class Gossip {
     return out;
   }
 
-  take(now: Now, rumours: readonly Rumour[]): void {
-    for (const rumour of rumours) this.#takeOne(now, rumour);
+  /** @param fromHex who delivered them, not who signed them */
+  take(now: Now, fromHex: string, rumours: readonly Rumour[]): void {
+    for (const rumour of rumours) this.#takeOne(now, fromHex, rumour);
   }
 
-  #takeOne(now: Now, rumour: Rumour): void {
+  #takeOne(now: Now, fromHex: string, rumour: Rumour): void {
     const { kind, node, incarnation } = rumour;
     if (incarnation > now.wallMs + MAX_AHEAD_MS || !this.#host.isMember(node)) return;
     const hex = toHex(node);
     if (hex === this.#selfHex) {
-      if (kind !== RumourKind.ALIVE && incarnation >= this.incarnation && this.#holds(now, rumour))
+      if (kind !== RumourKind.ALIVE && incarnation >= this.incarnation && this.#holds(now, fromHex, rumour))
         this.#object(now, incarnation);
       return;
     }
@@ -170,7 +173,7 @@ export class Gossip {
     if (kind === RumourKind.ALIVE) {
       // it is only said to refute, so it goes to all who may have heard the accusation
       if (belief !== undefined && (incarnation < belief.incarnation || incarnation <= belief.refutation)) return;
-      if (!this.#accuserRates.take(now.nowMs, hex) || !this.#holds(now, rumour)) return;
+      if (!this.#holds(now, fromHex, rumour) || !this.#accuserRates.take(now.nowMs, hex)) return;
       const refuted = this.#belief(now, node, hex);
       if (incarnation > refuted.incarnation) renew(refuted, incarnation);
       refuted.refutation = incarnation;
@@ -179,17 +182,17 @@ export class Gossip {
       this.#enqueue(hex, rumour);
     } else if (kind === RumourKind.LEFT) {
       if (belief !== undefined && (incarnation < belief.incarnation || belief.liveness === Liveness.LEFT)) return;
-      if (!this.#accuserRates.take(now.nowMs, hex) || !this.#holds(now, rumour)) return;
+      if (!this.#holds(now, fromHex, rumour) || !this.#accuserRates.take(now.nowMs, hex)) return;
       const gone = this.#belief(now, node, hex);
       renew(gone, incarnation);
       this.#set(now, gone, hex, Liveness.LEFT);
       this.#unqueue(hex);
       this.#enqueue(hex, rumour);
       if (this.#host.isNeighbour(hex)) this.#host.left(now, hex);
-    } else this.#takeAccusation(now, rumour, hex, belief);
+    } else this.#takeAccusation(now, fromHex, rumour, hex, belief);
   }
 
-  #takeAccusation(now: Now, rumour: Rumour, hex: string, known: Belief | undefined): void {
+  #takeAccusation(now: Now, fromHex: string, rumour: Rumour, hex: string, known: Belief | undefined): void {
     const { kind, node, incarnation, accuser } = rumour;
     const accuserHex = toHex(accuser);
     if (accuserHex === this.#selfHex || accuserHex === hex || !this.#host.isMember(accuser)) return;
@@ -201,7 +204,7 @@ export class Gossip {
           return;
       }
     }
-    if (!this.#accuserRates.take(now.nowMs, accuserHex) || !this.#holds(now, rumour)) return;
+    if (!this.#holds(now, fromHex, rumour) || !this.#accuserRates.take(now.nowMs, accuserHex)) return;
     const belief = this.#belief(now, node, hex);
     if (incarnation > belief.incarnation) renew(belief, incarnation);
     (kind === RumourKind.DEAD ? belief.buriers : belief.suspecters).push(accuserHex);
@@ -228,14 +231,15 @@ export class Gossip {
     return { kind, node, incarnation, accuser: signing.nodeId, signature: signing.sign(purpose, body) };
   }
 
-  #holds(now: Now, rumour: Rumour): boolean {
-    if (!this.#checks.take(now.nowMs, "")) {
+  #holds(now: Now, fromHex: string, rumour: Rumour): boolean {
+    if (!this.#checks.take(now.nowMs, fromHex)) {
       this.#counters.rumoursDropped++;
       return false;
     }
     const { purpose, body } = rumourBody(rumour);
     if (this.#host.signing.verify(rumour.accuser, purpose, body, rumour.signature)) return true;
     this.#counters.signaturesRefused++;
+    if (this.#checks.failed(now.nowMs, fromHex)) this.#counters.peersCutOff++;
     return false;
   }
 

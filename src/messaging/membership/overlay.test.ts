@@ -175,3 +175,32 @@ test("one accuser makes a suspect, two different ones a dead one, its own word o
   say(victim, RumourKind.LEFT, victim, incarnation + 3);
   assert.equal(belief(), Liveness.LEFT);
 });
+
+test("forged words cost who brings them, not who is named in them: honest ones are heard, also through a hostile flood", () => {
+  const { net, node, peers } = lonely();
+  const [victim, first, second, third, hostile] = peers;
+  const incarnation = net.now.wallMs;
+  const say = (from: SimMember, by: SimMember, signer: SimMember, kind: RumourKind, at: number, count = 1): void => {
+    const claim = { kind, node: victim.id, incarnation: at };
+    const { purpose, body } = rumourBody(claim);
+    const rumour: Rumour = { ...claim, accuser: by.id, signature: net.sign(signer, purpose, body) };
+    const rumours = Array.from({ length: count }, () => rumour);
+    net.inject(from, node, encodeOverlay({ type: OverlayType.PING, flags: 0, sequence: 1, incarnation: 1, rumours }));
+  };
+  // within one second: the victim speaks, two others accuse, all of it made up
+  for (let i = 0; i < 20; i++) {
+    say(hostile, victim, hostile, RumourKind.ALIVE, incarnation + i, 6);
+    say(hostile, first, hostile, RumourKind.DEAD, incarnation + i, 6);
+    say(hostile, second, hostile, RumourKind.DEAD, incarnation + i, 6);
+  }
+  net.run(100);
+  assert.equal(node.overlay.counters.signaturesRefused, 16);
+  assert.equal(node.overlay.counters.peersCutOff, 1);
+  say(third, first, first, RumourKind.DEAD, incarnation);
+  say(third, second, second, RumourKind.DEAD, incarnation);
+  net.run(100);
+  assert.equal(node.overlay.liveness(victim.id), Liveness.DEAD);
+  say(third, victim, victim, RumourKind.ALIVE, incarnation + 1);
+  net.run(100);
+  assert.equal(node.overlay.liveness(victim.id), Liveness.ALIVE);
+});

@@ -300,7 +300,7 @@ export class Overlay implements OverlayView {
       case OverlayType.NEIGHBOUR_REPLY:
         return this.#handleReply(now, from, hex, frame.flags, frame.nodes);
       case OverlayType.DISCONNECT:
-        this.#gossip.take(now, frame.rumours);
+        this.#gossip.take(now, hex, frame.rumours);
         this.#pending.delete(hex);
         if (frame.reason === Disconnect.LEAVING) {
           this.#passive.remove(hex);
@@ -317,7 +317,7 @@ export class Overlay implements OverlayView {
         for (const node of frame.nodes) this.#know(node, this.#sent);
         return;
       case OverlayType.PING:
-        this.#gossip.take(now, frame.rumours);
+        this.#gossip.take(now, hex, frame.rumours);
         this.#send(from, {
           type: OverlayType.ACK,
           sequence: frame.sequence,
@@ -329,7 +329,7 @@ export class Overlay implements OverlayView {
           this.#disconnect(from, Disconnect.ROOM);
         return;
       case OverlayType.ACK:
-        this.#gossip.take(now, frame.rumours);
+        this.#gossip.take(now, hex, frame.rumours);
         if (!this.#activeByHex.has(hex)) this.#know(from);
         return;
       case OverlayType.PING_REQ:

@@ -104,6 +104,8 @@ export interface OverlayCounters {
   deaths: number;
   rumoursDropped: number;
   beliefsEvicted: number;
+  /** Peers cut off for a minute because they delivered too many bad signatures. */
+  peersCutOff: number;
 }
 
 export function newOverlayCounters(): OverlayCounters {
@@ -129,6 +131,7 @@ export function newOverlayCounters(): OverlayCounters {
     deaths: 0,
     rumoursDropped: 0,
     beliefsEvicted: 0,
+    peersCutOff: 0,
   };
 }
 

@@ -7,12 +7,13 @@
  * A watcher that gets no answer from another node in 10 s, or nothing new for 60 s, turns to the subject again. So a chain that broke, or ran in a circle, mends itself.
  * The time-out of a subject is six times the mean of its last ten intervals, 180–600 s. An interval is measured between beacons that follow
  * each other within 600 s; those closer than half of the beacon's distance are news, not the beat, and do not count.
- * Bounds: 1,024 watched, 32 watchers per subject, 1,024 watchers over all, 50 frames a second per sender (burst 200), 100 signatures a second, 8 redirects
- * a minute followed per subject. Source: docs/protocol.md, "Presence".
+ * Bounds: 1,024 watched, 32 watchers per subject, 1,024 watchers over all, 50 frames a second per sender (burst 200), 100 signatures a second, 25 of what
+ * one peer delivers (one that delivered 16 bad ones is cut off for a minute), 8 redirects a minute followed per subject. Source: docs/protocol.md, "Presence".
  */
 import type { Now } from "../../base/clock.ts";
 import { toHex, utf8 } from "../../base/bytes.ts";
 import { WeftError } from "../../base/errors.ts";
+import { CheckBudget } from "../check-budget.ts";
 import { SenderRates } from "../sender-rates.ts";
 import {
   type Beacon,
@@ -89,7 +90,7 @@ export class Presence {
   /** By subject, then by watcher. */
   readonly #watchers = new Map<string, Map<string, Watcher>>();
   readonly #rates = new SenderRates(50, 200);
-  readonly #checks = new SenderRates(100, 200, 1);
+  readonly #checks = new CheckBudget({ perSecond: 100, burst: 200, peerPerSecond: 25, peerBurst: 50 });
   readonly #redirects = new SenderRates(REDIRECTS_PER_MINUTE / 60, REDIRECTS_PER_MINUTE, MAX_ALL_WATCHERS);
   #status: BeaconStatus = BeaconStatus.ONLINE;
   #note: Uint8Array = new Uint8Array(0);
@@ -309,12 +310,13 @@ export class Presence {
       this.counters.beaconsOld++;
       return;
     }
-    if (!this.#checks.take(now.nowMs, "")) {
+    if (!this.#checks.take(now.nowMs, fromHex)) {
       this.counters.framesOverRate++;
       return;
     }
     if (!this.#deps.signing.verify(beacon.node, BEACON_PURPOSE, beaconBody(beacon), beacon.signature)) {
       this.counters.signaturesRefused++;
+      if (this.#checks.failed(now.nowMs, fromHex)) this.counters.peersCutOff++;
       return;
     }
     this.counters.beaconsTaken++;

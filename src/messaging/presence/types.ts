@@ -63,6 +63,8 @@ export interface PresenceCounters {
   beaconsTaken: number;
   beaconsOld: number;
   watchersRedirected: number;
+  /** Peers cut off for a minute because they delivered too many bad signatures. */
+  peersCutOff: number;
   watched: number;
   watchers: number;
 }
@@ -80,6 +82,7 @@ export function newPresenceCounters(): PresenceCounters {
     beaconsTaken: 0,
     beaconsOld: 0,
     watchersRedirected: 0,
+    peersCutOff: 0,
     watched: 0,
     watchers: 0,
   };

@@ -5,7 +5,7 @@ import fc from "fast-check";
 import { MessagingNet, type SimPubSub } from "../../../sim/messaging-net.ts";
 import { WeftError } from "../../base/errors.ts";
 import { type ControlFrame, encodeControlFrame, FrameType } from "./frames.ts";
-import { topicIdOf } from "./message.ts";
+import { decodeMessage, hlcOf, topicIdOf } from "./message.ts";
 import { PubSub } from "./pubsub.ts";
 import { MAX_PAYLOAD_BYTES, type PubSubOutput, type SubscriberEvent } from "./types.ts";
 
@@ -434,4 +434,41 @@ test("a neighbour that claims messages nobody has cannot make a node give up rea
   const trace = net.publish(a, "t", bytes("still"));
   net.run(5000);
   assert.notEqual(trace.tookMs[b.index], undefined);
+});
+
+test("announcements of nodes that are no neighbours are not heard", () => {
+  const net = new MessagingNet(15, { nodes: 2 });
+  const [a, b] = net.nodes;
+  net.subscribeAll("t");
+  net.run(2000);
+  const announce = (from: string, ref: string): void => {
+    const entries = [{ ref, from: 1, to: 2 ** 48 - 2 }];
+    a.machine.receive(
+      net.now,
+      from,
+      encodeControlFrame({ type: "ihave", topic: topicIdOf("t").toHex(), isOld: false, entries }),
+    );
+    a.machine.process(net.now, 10);
+  };
+  const topic = a.machine.topic("t");
+  announce("ee".repeat(32), "01".repeat(8));
+  assert.deepEqual([topic?.streams.size, topic?.recovery.missing], [0, 0]);
+  announce(b.key, "02".repeat(8));
+  assert.deepEqual([topic?.streams.size, topic?.recovery.missing], [1, 1]);
+});
+
+test("a publisher with a clock far ahead is heard, and moves nobody else's clock by more than a minute", () => {
+  const net = new MessagingNet(16, { nodes: 2, pubsub: { hasLog: true } });
+  const [a, b] = net.nodes;
+  net.subscribeAll("t");
+  net.run(2000);
+  const { nowMs, wallMs } = net.now;
+  a.machine.publish({ nowMs, wallMs: wallMs + 3_000_000 }, "t", bytes("from the future"));
+  net.publish(a, "t", bytes("x"));
+  net.run(1000);
+  assert.equal(b.machine.counters.deliveries, 2);
+  net.publish(b, "t", bytes("y"));
+  const frames = net.logOf(b).map(({ frame }) => decodeMessage(frame));
+  const own = frames.find((message) => message?.publisher.toHex() === b.key);
+  assert.ok((own?.hlc ?? Infinity) <= hlcOf(net.now.wallMs + 60_000), "it would have to sign what is in the future");
 });

@@ -52,6 +52,8 @@ const SOURCE_MS = 600_000;
 const SWEEP_MS = 5000;
 /** Cursors follow the wall clock, so they grow over restarts; 15 digits for two centuries. */
 const CURSORS_PER_MS = 64;
+/** A message moves the clock of this node's own no further ahead of the wall than this, however far it is from the future itself. */
+const MAX_LEAD_MS = 60_000;
 /** Reads of the retained log under way. */
 const MAX_READS = 32;
 
@@ -421,7 +423,7 @@ export class PubSub {
   #accept(now: Now, { topic, from, message, frame }: Copy): void {
     // the topic may have been left while the signature was checked
     if (this.#topics.get(topic.hex) !== topic) return;
-    this.#clock.see(Math.min(message.hlc, hlcOf(now.wallMs + MAX_SKEW_MS)));
+    this.#clock.see(Math.min(message.hlc, hlcOf(now.wallMs + MAX_LEAD_MS)));
     this.#cooling.noteVerified(now.nowMs, from, topic.hex);
     topic.receive(now, from, message, frame);
   }

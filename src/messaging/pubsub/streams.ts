@@ -4,7 +4,8 @@
  *
  * Guarantee: a message that was delivered is never new again, also after its stream was forgotten: an epoch older than the oldest kept of
  * its publisher is too old, and so is a message of an unknown stream whose clock is not above that of everything forgotten.
- * Bounds: 4 epochs per publisher, `maxStreams` streams (the longest quiet is forgotten), 256 ghosts (the oldest goes).
+ * A claim counts as long as the peer that made it does not take it back, and reaches MAX_AHEAD beyond what was seen at most.
+ * Bounds: 4 epochs per publisher, `maxStreams` streams (the longest quiet is forgotten), 256 ghosts (the oldest goes), 4 claims per stream.
  */
 import { createHash } from "node:crypto";
 import type { DigestRange, StreamSummary } from "./frames.ts";
@@ -18,6 +19,8 @@ const GHOST_MS = 120_000;
 /** One whose messages are all from before this node joined stays known, so that comparing does not find it again and again. */
 const SETTLED_MS = 3_600_000;
 const MAX_PROVIDERS = 4;
+/** Of a claim beyond the highest sequence seen; more is claimed again when that has come. */
+export const MAX_AHEAD = 1_048_576;
 
 /** Somebody has it and this node has not, yet. */
 export interface Want {
@@ -43,14 +46,12 @@ export class PublisherStream {
   window: SequenceWindow;
   /** Highest clock of its messages. */
   hlc = 0;
-  /** Highest sequence that anybody has. */
-  top = 0;
   /** Since when something up to top is missing; undefined: nothing is. */
   missingSinceMs: number | undefined;
   /** Answers that the lowest missing one is not to be had. */
   refusals: Set<PeerKey> = new Set();
-  /** Peers that said to have up to top. */
-  providers: PeerKey[] = [];
+  /** Up to which sequence each peer said to have it; the latest last. */
+  readonly #claims = new Map<PeerKey, number>();
   lastMs: number;
   /** The floor when it last moved, and when that was seen. */
   stuckFloor = -1;
@@ -66,13 +67,22 @@ export class PublisherStream {
   }
 
   get isMissing(): boolean {
-    return this.window.floor < Math.max(this.top, this.window.top);
+    return this.window.floor < this.top;
+  }
+
+  /** Highest sequence that was seen here, or that somebody says to have. */
+  get top(): number {
+    return Math.max(this.window.top, ...this.#claims.values());
+  }
+
+  /** Peers that said to have more than was seen. */
+  get providers(): PeerKey[] {
+    return [...this.#claims.keys()];
   }
 
   add(sequence: number): number {
     this.#fingerprint = undefined;
     if (sequence === this.window.floor + 1) this.refusals.clear();
-    if (sequence > this.top) this.top = sequence;
     const given = this.window.add(sequence);
     if (!this.isMissing) this.missingSinceMs = undefined;
     return given;
@@ -83,29 +93,29 @@ export class PublisherStream {
     this.#fingerprint = undefined;
     this.refusals.clear();
     const given = this.window.skipTo(sequence);
-    if (this.top < sequence) this.top = sequence;
     if (!this.isMissing) this.missingSinceMs = undefined;
     return given;
   }
 
   /** A peer says that it has messages up to `sequence`. */
   raise(nowMs: number, sequence: number, provider: PeerKey): void {
-    if (sequence > this.top) this.top = sequence;
+    const claim = Math.max(this.#claims.get(provider) ?? 0, Math.min(sequence, this.window.top + MAX_AHEAD));
+    if (!this.#claims.has(provider) && this.#claims.size >= MAX_PROVIDERS) {
+      const [oldest] = this.#claims.keys();
+      this.#claims.delete(oldest);
+    }
+    this.#claims.set(provider, claim);
     if (this.isMissing) this.missingSinceMs ??= nowMs;
-    if (this.providers.includes(provider)) return;
-    this.providers.push(provider);
-    if (this.providers.length > MAX_PROVIDERS) this.providers.shift();
   }
 
-  /** The peer does not have what it said. When nobody says so any more, nothing beyond what was seen here is missing. */
+  /** The peer does not have what it said. What nobody else says, and was not seen here, is not missing. */
   disown(provider: PeerKey): void {
-    this.providers = this.providers.filter((peer) => peer !== provider);
-    if (this.providers.length === 0) this.forgetClaims();
+    if (this.#claims.delete(provider) && !this.isMissing) this.missingSinceMs = undefined;
   }
 
   /** What nobody has shown is not missing. */
   forgetClaims(): void {
-    this.top = this.window.top;
+    this.#claims.clear();
     if (!this.isMissing) this.missingSinceMs = undefined;
   }
 
@@ -114,12 +124,17 @@ export class PublisherStream {
     return this.publisher !== undefined || this.window.floor > 0;
   }
 
-  /** The first message has been verified: what others said about the floor does not count any more. */
-  verify(publisher: Uint8Array, epoch: number): void {
+  /**
+   * The first message has been verified: what others said before does not count any more, apart from the one that showed it.
+   * @param from who sent that message
+   */
+  verify(publisher: Uint8Array, epoch: number, from: PeerKey | undefined): void {
     // a copy: the publisher is a view into a frame
     this.publisher = Uint8Array.from(publisher);
     this.epoch = epoch;
     this.window = new SequenceWindow();
+    for (const provider of this.#claims.keys()) if (provider !== from) this.#claims.delete(provider);
+    if (!this.isMissing) this.missingSinceMs = undefined;
     this.refusals.clear();
     this.#fingerprint = undefined;
   }
@@ -195,13 +210,13 @@ export class StreamTable {
     return stream;
   }
 
-  /** Of a verified message. @param wallHlc the clock now: what is forgotten never reaches beyond it */
-  open(nowMs: number, publisher: Uint8Array, epoch: number, wallHlc: number): PublisherStream {
+  /** Of a verified message. @param wallHlc the clock now: what is forgotten never reaches beyond it @param from who sent it */
+  open(nowMs: number, publisher: Uint8Array, epoch: number, wallHlc: number, from?: PeerKey): PublisherStream {
     const found = this.find(publisher, epoch);
     if (found !== undefined) return found;
     const stream = this.claim(nowMs, streamRefOf(publisher, epoch));
     const key = keyOf(publisher);
-    stream.verify(publisher, epoch);
+    stream.verify(publisher, epoch, from);
     this.#ghosts.delete(stream.ref);
     const epochs = this.#byPublisher.get(key) ?? [];
     epochs.push(stream);

@@ -230,6 +230,8 @@ export class Topic {
 
   /** The directory knows more subscribers now. */
   subscribersChanged(nowMs: number): void {
+    // who said that it does not take part may do so since
+    if (this.tree.size === 0) this.tree.forgive();
     if (this.tree.size < MIN_LINKS) this.#refreshDueMs = Math.min(this.#refreshDueMs, nowMs);
   }
 
@@ -261,7 +263,7 @@ export class Topic {
     }
     if (this.stateOf(message) !== "new") return this.duplicate(nowMs, from, message);
     const known = this.streams.find(message.publisher, message.epoch);
-    const stream = known ?? this.streams.open(nowMs, message.publisher, message.epoch, hlcOf(now.wallMs));
+    const stream = known ?? this.streams.open(nowMs, message.publisher, message.epoch, hlcOf(now.wallMs), from);
     const want = this.wants.arrived(stream, message.sequence);
     this.#deps.firstDelivery(nowMs, from);
     const isAnswer = message.type === FrameType.ANSWER;
@@ -302,7 +304,7 @@ export class Topic {
     this.#nowMs = nowMs;
     switch (frame.type) {
       case "ihave":
-        if (!this.isSource) this.#onHave(nowMs, from, frame.entries, frame.isOld);
+        if (!this.isSource && this.tree.link(from) !== undefined) this.#onHave(nowMs, from, frame.entries, frame.isOld);
         return;
       case "iwant":
         return this.#answers.onWant(nowMs, from, frame.entries, frame.since);

@@ -316,6 +316,11 @@ export class TopicTree {
     return true;
   }
 
+  /** Nobody is left to go to, and there are others than before: all may be asked again. */
+  forgive(): void {
+    this.#backoffs.clear();
+  }
+
   #isBackedOff(nowMs: number, peer: PeerKey): boolean {
     return (this.#backoffs.get(peer)?.untilMs ?? 0) > nowMs;
   }

@@ -77,7 +77,8 @@ test("rules name peers, hosts and ports, and what they do not name is refused", 
     rule(["tag:ops"], "[fd00::/8]:1-1023"),
     rule(["other"], "*:*", "loopback:*"),
   ];
-  const may = (address: string, port: number, name = ""): boolean => allowsTarget(rules, PEER, place(address, port, name));
+  const may = (address: string, port: number, name = ""): boolean =>
+    allowsTarget(rules, PEER, place(address, port, name));
   assert.ok(may("10.0.0.7", 22));
   assert.equal(may("10.0.1.7", 22), false);
   assert.equal(may("10.0.0.7", 23), false);
@@ -103,7 +104,16 @@ test("a rule for any host does not open the machine itself, and 0.0.0.0 is never
 
 test("loopback and metadata services are opened by rules that mean them, and by no wider one", () => {
   const special = ["127.0.0.1", "127.0.1.1", "::1", "169.254.169.254", "fe80::1", "fd00:ec2::254", "168.63.129.16"];
-  const wide = ["*:*", "0.0.0.0/0:*", "[::/0]:*", "126.0.0.0/7:*", "169.0.0.0/8:*", "[::/64]:*", "[fd00::/8]:*", "nas:*"];
+  const wide = [
+    "*:*",
+    "0.0.0.0/0:*",
+    "[::/0]:*",
+    "126.0.0.0/7:*",
+    "169.0.0.0/8:*",
+    "[::/64]:*",
+    "[fd00::/8]:*",
+    "nas:*",
+  ];
   for (const address of special) {
     for (const text of wide)
       assert.equal(allowsTarget([rule(undefined, text)], PEER, place(address, 1, "nas")), false, `${text} ${address}`);

@@ -5,7 +5,7 @@
 import type { MetricSample } from "../../api/control.ts";
 import type { AgentPlaceView, AgentsControl, AgentView } from "../../api/messaging/agents-control.ts";
 import type { MessagingControl } from "../../api/messaging/control.ts";
-import { equal, fromHex } from "../../base/bytes.ts";
+import { equal, fromHex, toHex } from "../../base/bytes.ts";
 import { WeftError } from "../../base/errors.ts";
 import { formatNodeId, shortNodeId } from "../../crypto/node-id.ts";
 import { formatAgentId, parseAgentId } from "../../messaging/agents/agent-id.ts";
@@ -19,6 +19,7 @@ import {
 } from "../../messaging/agents/agents.ts";
 import type { AgentDirectory } from "../../messaging/directory/types.ts";
 import { FrameChannel } from "../../messaging/frames.ts";
+import { SenderRates } from "../../messaging/sender-rates.ts";
 import type { StoreOp } from "../../messaging/store-types.ts";
 import type { DirectAgents } from "./direct.ts";
 import type { FrameTypes, MessagingPart, PartContext } from "./part.ts";
@@ -27,6 +28,9 @@ import type { FrameTypes, MessagingPart, PartContext } from "./part.ts";
 const FIND_MS = 3_000;
 const FIND_STEP_MS = 50;
 const MAX_PLACES = 1_000;
+/** Agents that messages of one node name and that are asked for, a second. */
+const LOCATES_PER_S = 2;
+const LOCATES_BURST = 8;
 
 export interface AgentsPartDeps {
   readonly directory: AgentDirectory;
@@ -49,6 +53,7 @@ export class AgentsPart implements MessagingPart, DirectAgents {
   #agents: Agents | undefined;
   #isStarting = false;
   #isClosed = false;
+  readonly #locateRates = new SenderRates(LOCATES_PER_S, LOCATES_BURST);
   #storeFailures = 0;
   #cancelTimer: (() => void) | undefined;
 
@@ -140,6 +145,16 @@ export class AgentsPart implements MessagingPart, DirectAgents {
   judge(from: Uint8Array, fromAgent: Uint8Array | undefined, toAgent: Uint8Array | undefined): number | undefined {
     if (fromAgent === undefined && toAgent === undefined) return undefined;
     return this.#need().judge(this.#context.clock.now(), from, fromAgent, toAgent);
+  }
+
+  /** Does a valid lease place that agent on that node? What is not known is asked for, at a rate for each node; false until then. */
+  livesOn(agent: Uint8Array, nodeId: Uint8Array): boolean {
+    if (this.#agents === undefined || this.#isClosed) return false;
+    const place = this.#placeOf(agent);
+    if (place !== undefined) return equal(place, nodeId);
+    const { nowMs } = this.#context.clock.now();
+    if (this.#locateRates.take(nowMs, toHex(nodeId))) this.#locate(agent).catch(() => undefined);
+    return false;
   }
 
   present(agent: Uint8Array, to: Uint8Array): void {

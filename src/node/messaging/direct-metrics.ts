@@ -16,7 +16,7 @@ const HELP: Readonly<Record<keyof DirectCounters, string>> = {
   conflicts: "Messages with a known number and other bytes.",
   answersLate: "Answers to messages whose outcome was known already.",
   badFrames: "Frames that are none.",
-  dropped: "Frames of blocked senders beyond their rate, and messages for whose verdict there was no room.",
+  dropped: "Frames of blocked senders beyond their rate, and numbers for whose verdict there was no room.",
   commitsFailed: "Commits of direct messages that the store refused.",
   requestsOut: "Requests to peers.",
   requestsIn: "Requests of peers that ran here.",
@@ -31,6 +31,7 @@ const GAUGES: Readonly<Record<string, string>> = {
   requestsWaiting: "Requests of this node without an answer.",
   requestsRunning: "Requests of peers that run here.",
   numbersRemembered: "Numbers of senders whose verdict is remembered.",
+  writesWaiting: "Operations of the message store that wait for a commit.",
 };
 
 export function directSamples(machine: DirectMachine): MetricSample[] {

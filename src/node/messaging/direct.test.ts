@@ -221,6 +221,64 @@ test("requests: answered, failed, refused where nobody serves, cancelled on both
   end?.();
 });
 
+test("what is asked for one agent is that agent's: messages, outcomes, inboxes, and requests to answer", async (t) => {
+  const { a, b } = await pair(t);
+  const keys: Readonly<Record<string, Uint8Array>> = {
+    ada: new Uint8Array(32).fill(1),
+    bob: new Uint8Array(32).fill(2),
+  };
+  for (const end of [a, b])
+    end.part.agents = {
+      local: (name) => keys[name],
+      nameOf: (key) => Object.keys(keys).find((name) => equal(keys[name], key)),
+      target: (text) => {
+        const [agent, node] = text.split("@");
+        const found = [a, b].find(({ name }) => name === node);
+        return found === undefined ? undefined : { nodeId: found.identity.nodeId, agent: keys[agent] };
+      },
+      judge: () => undefined,
+      present: () => undefined,
+    };
+  for (const name of ["ada", "bob"]) assert.equal(b.part.openInbox(keys[name]), true);
+  const sent = await api(a).send({ ...message("ada@b", "x"), from: "ada" });
+  assert.equal(sent.outcome, "acknowledged");
+  assert.deepEqual(
+    [undefined, "ada", "bob"].map((agent) => api(a).status(sent.id, agent)?.outcome),
+    ["acknowledged", "acknowledged", undefined],
+  );
+  assert.deepEqual(
+    api(b)
+      .inboxes("bob")
+      .map(({ agent, messages }) => [agent, messages]),
+    [["bob", 0]],
+  );
+  assert.deepEqual(
+    api(b)
+      .inboxes("ada")
+      .map(({ agent, messages }) => [agent, messages]),
+    [["ada", 1]],
+  );
+
+  const answers: boolean[] = [];
+  api(b).serve(
+    "ada",
+    "echo",
+    ({ key }) => {
+      for (const agent of ["bob", "ada", "ada"]) answers.push(api(b).respond(key, utf8(agent), false, agent));
+    },
+    () => undefined,
+  );
+  const answer = await api(a).request({ ...message("ada@b", "?"), name: "echo" }, new AbortController().signal);
+  assert.deepEqual([answer.outcome, answer.text, answers], ["answered", "ada", [false, true, false]]);
+
+  const waiting = api(a).send({ ...message("b", "later"), from: "bob" });
+  assert.deepEqual(
+    [undefined, "bob", "ada"].map((agent) => api(a).outgoing(agent).length),
+    [1, 1, 0],
+  );
+  await waiting;
+});
+
 test("names that are none are errors of the caller", async (t) => {
   const { a } = await pair(t);
   const direct = api(a);

@@ -59,6 +59,7 @@ export interface ServiceListener {
 const PAGE_ROWS = 1_000;
 /** Share of the message store that inboxes, and what waits to be sent, may take each. */
 const STORE_SHARE = 4;
+const MAX_LAST_COMMITS = 64;
 const MAX_SENT_AS = 16_384;
 const MOST_OUTGOING_BYTES = 64 << 20;
 
@@ -150,8 +151,9 @@ export class DirectPart implements MessagingPart {
     if (machine !== undefined) {
       machine.stop(this.context.clock.now());
       this.#drain();
-      // two, because what came during one commit waits for the next
-      for (let i = 0; i < 2; i++) await this.context.store.query("direct.meta", []).catch(() => undefined);
+      // several, because what came during one commit waits for the next, and a commit is bounded
+      for (let i = 0; i < MAX_LAST_COMMITS && (i < 2 || machine.isWriting); i++)
+        await this.context.store.query("direct.meta", []).catch(() => undefined);
     }
     this.#isClosed = true;
     this.#cancelTimer?.();

@@ -12,7 +12,13 @@ import { parseCard } from "../../messaging/groups/card.ts";
 import { GroupRole, memberOf } from "../../messaging/groups/charter.ts";
 import { MAX_GROUP_PAYLOAD_BYTES } from "../../messaging/groups/group-message.ts";
 import type { Group } from "../../messaging/groups/group.ts";
-import { GROUP_FIRST, GROUP_LAST, Groups, type GroupsCounters } from "../../messaging/groups/groups.ts";
+import {
+  GROUP_FIRST,
+  GROUP_LAST,
+  Groups,
+  type GroupsCounters,
+  type StoredCharter,
+} from "../../messaging/groups/groups.ts";
 import { FrameChannel } from "../../messaging/frames.ts";
 import type { Entry } from "../../messaging/kv/entry.ts";
 import type { Replicas } from "../../messaging/kv/replicas.ts";
@@ -68,13 +74,18 @@ export class GroupRooms implements SpaceUser {
       isBlocked: this.#isBlocked,
     });
     await store.commit([{ name: "groups.charters.foreign", values: [networkId] }]);
-    const read: { wire: Uint8Array; key: Uint8Array | undefined }[] = [];
+    const read: StoredCharter[] = [];
     let last: [Uint8Array, Uint8Array] = [new Uint8Array(0), new Uint8Array(0)];
     for (;;) {
       const rows = await store.query("groups.charters", [networkId, ...last], PAGE_ROWS);
       if (rows.length === 0) break;
       for (const row of rows) {
-        read.push({ wire: row["wire"] as Uint8Array, key: (row["key"] as Uint8Array | null) ?? undefined });
+        read.push({
+          wire: row["wire"] as Uint8Array,
+          key: (row["key"] as Uint8Array | null) ?? undefined,
+          takenMs: row["taken"] as number,
+          broughtBy: row["brought_by"] as Uint8Array,
+        });
       }
       const end = rows.at(-1)!;
       last = [end["group_id"] as Uint8Array, end["hash"] as Uint8Array];
@@ -107,6 +118,15 @@ export class GroupRooms implements SpaceUser {
       isBusy = true;
       if (output.kind === "send") this.#context.links.send(output.to, output.channel, output.frame);
       else if (output.kind === "store") ops.push(output.op);
+      else if (output.kind === "conflict") {
+        const [issuer, from] = [output.issuer, output.from].map((nodeId) => this.#spaces.nodeRef(nodeId).name);
+        this.#context.log.warn(
+          `group "${output.group.current.name}": a change by ${issuer}, delivered by ${from}, does not fit to the one known here; ask an admin which members the group has`,
+        );
+      } else if (output.kind === "noSpace")
+        this.#context.log.warn(
+          `group "${output.group.current.name}": no messages, this node has as many spaces as it may; close one or leave a group`,
+        );
       else if (output.kind === "message") {
         const { group, entry, payload } = output;
         const message = readPayload(payload);
@@ -164,8 +184,11 @@ export class GroupRooms implements SpaceUser {
       ["charters_taken", "Changes of groups that count.", c.chartersTaken],
       ["charters_refused", "Changes that their issuer may not make.", c.chartersRefused],
       ["charters_lost", "Changes beside another one that counts.", c.chartersLost],
+      ["conflicts", "Changes of another line than the one known here.", c.conflicts],
       ["signatures_refused", "Changes that are wrongly signed.", c.signaturesRefused],
       ["groups_refused", "Groups that this node was told of and did not take.", c.groupsRefused],
+      ["spaces_refused", "Times a group had no space for its messages.", c.spacesRefused],
+      ["floors_taken", "Times messages were dropped because a member asked for room.", c.floorsTaken],
       ["messages_sent", "Messages sealed here.", c.messagesSent],
       ["messages_opened", "Messages opened here, own ones included.", c.messagesOpened],
       ["messages_unreadable", "Messages for which this node has no key.", c.messagesUnreadable],
@@ -307,10 +330,20 @@ export class GroupRooms implements SpaceUser {
       );
     const { wallMs } = this.#context.clock.now();
     const group = this.#groups?.list().find((one) => one.hex === toHex(card.group));
-    const isKnownGood =
-      group === undefined ||
-      (group.isMember(card.nodeId, wallMs) &&
-        group.chain.some((charter) => memberOf(charter, card.issuer)?.role === GroupRole.ADMIN));
+    const member = group === undefined ? undefined : memberOf(group.current, card.nodeId);
+    const isIssuerAdmin = group?.chain.some((charter) => memberOf(charter, card.issuer)?.role === GroupRole.ADMIN);
+    const verdict: CardView["verdict"] =
+      card.untilMs <= wallMs
+        ? "expired"
+        : group === undefined
+          ? "issuer-unknown"
+          : isIssuerAdmin !== true
+            ? "issuer-no-admin"
+            : member === undefined || member.untilMs < card.untilMs
+              ? "not-member"
+              : member.role === card.role
+                ? "valid"
+                : "other-role";
     return {
       group: toHex(card.group),
       name: card.name,
@@ -319,7 +352,8 @@ export class GroupRooms implements SpaceUser {
       epoch: card.epoch,
       until: new Date(card.untilMs).toISOString(),
       issuer: this.#spaces.nodeRef(card.issuer),
-      valid: card.untilMs > wallMs && isKnownGood,
+      valid: verdict === "valid",
+      verdict,
     };
   }
 

@@ -15,8 +15,10 @@ import type { PartContext } from "./part.ts";
 const MAX_PAYLOAD_BYTES = 65_536;
 const MAX_TEXT_CHARACTERS = 16_384;
 const MAX_ROWS = 200_000;
+/** A text is kept beside its bytes, and about once more in the index. */
+const TEXT_COPIES = 2;
 /** Of the message store. */
-const STORE_SHARE = 4;
+const STORE_SHARE = 8;
 const BATCH_RECORDS = 64;
 const BATCH_MS = 50;
 const MAX_WAITING = 4_096;
@@ -79,7 +81,9 @@ export class History {
     const values = [...head, Math.floor(atMs), payload];
     const ops: StoreOp[] = [{ name: "history.insert", values: [...values, text.slice(0, MAX_TEXT_CHARACTERS)] }];
     this.#recorded++;
-    const surplus = this.#quota.add(payload.length);
+    const surplus = this.#quota.add(
+      payload.length + TEXT_COPIES * Buffer.byteLength(text.slice(0, MAX_TEXT_CHARACTERS)),
+    );
     if (surplus === 0 || this.#isMeasuring) return ops;
     this.#trimmed += surplus;
     this.#isMeasuring = true;

@@ -5,7 +5,9 @@
  *
  * What a keeper gives is a copy like any other: it has the sender's number, so it is delivered once at most, and not at all after the
  * sender was told "refused". Bounds of a keeper: BYTES_SHARE of the store, MAX_KEPT messages, PER_SENDER of both for one sender,
- * MAX_KEEP_MS, GIVEN_AT_ONCE on the way to one recipient; what is refused is answered so. Source: docs/protocol.md, "Mailboxes".
+ * MAX_KEEP_MS, GIVEN_AT_ONCE on the way to one recipient, GIVES_PER_S to it; what is refused is answered so. Of a recipient: opening is work
+ * that anybody may ask for, so a keeper has TAKES_PER_S; whose copies were forged is not opened again (mailbox-gives.ts).
+ * Source: docs/protocol.md, "Mailboxes".
  */
 import type { MetricSample } from "../../api/control.ts";
 import { equal, toHex } from "../../base/bytes.ts";
@@ -18,6 +20,8 @@ import {
 } from "../../messaging/direct/mailbox-codec.ts";
 import { openFromMailbox, sealForMailbox } from "../../messaging/direct/mailbox-seal.ts";
 import { FrameChannel } from "../../messaging/frames.ts";
+import { SenderRates } from "../../messaging/sender-rates.ts";
+import { GiveGuard } from "./mailbox-gives.ts";
 import type { PartContext } from "./part.ts";
 
 const BYTES_SHARE = 8;
@@ -25,6 +29,10 @@ const MAX_KEPT = 16_384;
 const PER_SENDER = 8;
 const MAX_KEEP_MS = 7 * 86_400_000;
 const GIVEN_AT_ONCE = 16;
+/** Of a keeper to one recipient; below what a recipient takes (mailbox-gives.ts). */
+const GIVES_PER_S = 16;
+const GIVES_BURST = 48;
+const GIVE_AGAIN_MS = 500;
 /** Keepers that get a copy. */
 const COPIES = 2;
 const SWEEP_MS = 60_000;
@@ -47,6 +55,8 @@ interface MailboxCounters {
   given: number;
   taken: number;
   received: number;
+  /** Copies that were not opened: too many, or of a node that is blocked or gave forged ones. */
+  unopened: number;
   badFrames: number;
 }
 
@@ -68,6 +78,7 @@ export class Mailboxes {
     given: 0,
     taken: 0,
     received: 0,
+    unopened: 0,
     badFrames: 0,
   };
   readonly #deps: MailboxDeps;
@@ -75,6 +86,11 @@ export class Mailboxes {
   readonly #kept = new Map<string, Kept>();
   readonly #byRecipient = new Map<string, Set<Kept>>();
   readonly #bytesOf = new Map<string, { messages: number; bytes: number }>();
+  readonly #guard = new GiveGuard();
+  readonly #giveRates = new SenderRates(GIVES_PER_S, GIVES_BURST);
+  /** Recipients in hex whose turn was not over when their rate was. */
+  readonly #delayed = new Set<string>();
+  #cancelDelayed: (() => void) | undefined;
   #bytes = 0;
   #cancelSweep: (() => void) | undefined;
 
@@ -104,6 +120,7 @@ export class Mailboxes {
 
   close(): void {
     this.#cancelSweep?.();
+    this.#cancelDelayed?.();
   }
 
   /** Gives a copy of a frame to those that volunteer. */
@@ -155,6 +172,7 @@ export class Mailboxes {
   /** What was kept for a member that left, and by it, is forgotten. */
   memberGone(nodeId: Uint8Array): void {
     const hex = toHex(nodeId);
+    this.#guard.memberGone(hex);
     this.#forget([...this.#kept.values()].filter(({ recipient, sender }) => recipient === hex || sender === hex));
   }
 
@@ -220,14 +238,28 @@ export class Mailboxes {
     return share.messages < MAX_KEPT / PER_SENDER && share.bytes + bytes <= most / PER_SENDER;
   }
 
+  #giveLater(recipient: string): void {
+    const { clock } = this.#deps.context;
+    this.#delayed.add(recipient);
+    this.#cancelDelayed ??= clock.schedule(clock.now().nowMs + GIVE_AGAIN_MS, () => {
+      const all = [...this.#delayed];
+      this.#delayed.clear();
+      this.#cancelDelayed = undefined;
+      for (const hex of all) this.#give(Uint8Array.fromHex(hex));
+    });
+  }
+
   /** Up to GIVEN_AT_ONCE to a recipient; the next when it has taken one. */
   #give(recipient: Uint8Array): void {
     const { context } = this.#deps;
+    const hex = toHex(recipient);
+    const { nowMs } = context.clock.now();
     // those that are given come first, because what is taken goes and the order is that of coming
     let room = GIVEN_AT_ONCE;
-    for (const kept of this.#byRecipient.get(toHex(recipient)) ?? []) {
+    for (const kept of this.#byRecipient.get(hex) ?? []) {
       if (room-- <= 0) return;
       if (kept.isGiven) continue;
+      if (!this.#giveRates.take(nowMs, hex)) return this.#giveLater(hex);
       kept.isGiven = true;
       const lost = (): void => void (kept.isGiven = false);
       context.store.query("direct.mailbox.get", [kept.ticket]).then(([row]) => {
@@ -249,11 +281,23 @@ export class Mailboxes {
     const taken = (): void => {
       context.links.send(keeper, FrameChannel.BULK, encodeMailbox({ type: MailboxType.TAKEN, ticket }));
     };
+    const { nowMs } = context.clock.now();
+    const [giver, author] = [toHex(keeper), toHex(sender)];
+    if (this.#deps.isBlocked(keeper) || !this.#guard.mayGive(nowMs, giver)) {
+      this.counters.unopened++;
+      return;
+    }
     // perhaps this node has not heard of it yet; the keeper forgets what is of nobody
     if (context.find(sender) === undefined) return;
-    const frame = openFromMailbox(context.identity, sender, sealed);
+    if (this.#deps.isBlocked(sender) || this.#guard.isForger(nowMs, giver, author)) {
+      // nobody ever takes it: the keeper need not keep it
+      this.counters.unopened++;
+      return taken();
+    }
+    const key = this.#guard.staticKey(author, sender);
+    const frame = key === undefined ? undefined : openFromMailbox(context.identity, sender, sealed, key);
     if (frame === undefined) {
-      // forged: nobody ever can take it
+      this.#guard.noteForged(nowMs, giver, author);
       this.counters.badFrames++;
       return taken();
     }

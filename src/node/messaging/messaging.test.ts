@@ -4,6 +4,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
+import { WeftError } from "../../base/errors.ts";
 import { nullLogger } from "../../base/log.ts";
 import { SeededRandom } from "../../base/random.ts";
 import { Identity } from "../../crypto/identity.ts";
@@ -110,6 +111,29 @@ test("parts start in order and close in reverse; events reach all of them althou
   await messaging.close();
   messaging.peerUp(new Uint8Array(32));
   assert.deepEqual(events, ["start a", "start b", "up a", "up b", "gone a", "gone b", "close b", "close a"]);
+});
+
+test("a part that cannot start takes no other one down, and gets nothing", async (t) => {
+  const events: string[] = [];
+  const part = (name: string, error?: Error): MessagingPart => ({
+    name,
+    start: () => {
+      if (error !== undefined) throw error;
+      events.push(`start ${name}`);
+    },
+    close: () => void events.push(`close ${name}`),
+    memberGone: () => void events.push(`gone ${name}`),
+    diagnostics: () => ({}),
+  });
+  const ill = new WeftError("SPACES_FULL", "no room", "make some");
+  const messaging = make(t, [part("a"), part("b", ill), part("c")]);
+  await messaging.start();
+  messaging.memberGone(new Uint8Array(32));
+  assert.deepEqual(messaging.control.diagnostics()["b"], { failed: "no room" });
+  await messaging.close();
+  assert.deepEqual(events, ["start a", "start c", "gone a", "gone c", "close c", "close b", "close a"]);
+  const noStore = new WeftError("STORE_DAMAGED", "the store is damaged", "restore it");
+  await assert.rejects(make(t, [part("a", noStore), part("b")]).start(), { code: "STORE_DAMAGED" });
 });
 
 test("delivery names the first thing on the way that keeps messages back", async (t) => {

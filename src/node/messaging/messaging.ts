@@ -29,6 +29,8 @@ import { ALL_TABLES } from "./tables/all.ts";
 /** Parts have so long to write what they have when the node stops. */
 const CLOSE_MS = 2_000;
 const TYPES = 256;
+/** Nothing works without the store. */
+const NO_STORE: ReadonlySet<string> = new Set(["STORE_FAILED", "STORE_NEWER", "STORE_DAMAGED", "STORE_CLOSED"]);
 
 export interface MessagingDeps {
   readonly identity: Identity;
@@ -45,6 +47,8 @@ export interface MessagingDeps {
   networkId(): Uint8Array | undefined;
   members(): readonly Member[];
   find(nodeId: Uint8Array): Member | undefined;
+  /** Of one that find() does not know: wall-clock time at which its membership ended; undefined when it never was a member. */
+  memberUntilMs?(nodeId: Uint8Array): number | undefined;
   resolve(nameOrIdOrAddress: string): Member | undefined;
   rttMs(nodeId: Uint8Array): number | undefined;
   isUp(nodeId: Uint8Array): boolean;
@@ -59,6 +63,8 @@ export class Messaging {
   readonly #parts: readonly MessagingPart[];
   /** By channel, then type. */
   readonly #byType: readonly (MessagingPart | undefined)[][];
+  /** Parts that could not start, and why: they get nothing. */
+  readonly #failed = new Map<MessagingPart, string>();
   #isRunning = false;
 
   constructor(deps: MessagingDeps, make: (context: PartContext) => readonly MessagingPart[] = createParts) {
@@ -92,9 +98,17 @@ export class Messaging {
     this.control = Object.freeze(Object.assign(control, ...this.#parts.map((part) => part.control)));
   }
 
-  /** Parts first, then frames. @throws WeftError when the store cannot be opened or a part cannot start */
+  /** Parts first, then frames. A part that cannot start takes no other one down. @throws WeftError when the store cannot be opened */
   async start(): Promise<void> {
-    for (const part of this.#parts) await part.start?.();
+    for (const part of this.#parts) {
+      try {
+        await part.start?.();
+      } catch (error) {
+        if (error instanceof WeftError && NO_STORE.has(error.code)) throw error;
+        this.#failed.set(part, textOf(error));
+        this.#deps.log.error(`${part.name} cannot start, the rest goes on without it: ${textOf(error)}`);
+      }
+    }
     this.#isRunning = true;
     this.links.start();
     const self = this.#deps.identity.nodeId;
@@ -146,13 +160,14 @@ export class Messaging {
   #handle(channel: FrameChannel, from: Uint8Array, frame: Uint8Array): boolean {
     const part = this.#byType[channel][frame[0]];
     const take = part?.channels?.[channel];
-    if (part === undefined || take === undefined || !this.#isRunning) return false;
+    if (part === undefined || take === undefined || !this.#isRunning || this.#failed.has(part)) return false;
     take.call(part.channels, from, frame);
     return true;
   }
 
   #tell(what: (part: MessagingPart) => void): void {
     for (const part of this.#parts) {
+      if (this.#failed.has(part)) continue;
       try {
         what(part);
       } catch (error) {
@@ -164,6 +179,7 @@ export class Messaging {
   #diagnostics(): Readonly<Record<string, unknown>> {
     const all: Record<string, unknown> = { links: { ...this.links.counters }, store: this.#store.counters() };
     for (const part of this.#parts) if (part.diagnostics !== undefined) all[part.name] = part.diagnostics();
+    for (const [part, why] of this.#failed) all[part.name] = { failed: why };
     return all;
   }
 

@@ -32,6 +32,8 @@ export interface PartContext {
   /** All, this node included. */
   members(): readonly Member[];
   find(nodeId: Uint8Array): Member | undefined;
+  /** Of one that find() does not know: wall-clock time at which its membership ended; undefined when it never was a member. */
+  memberUntilMs?(nodeId: Uint8Array): number | undefined;
   /** @throws WeftError NODE_AMBIGUOUS */
   resolve(nameOrIdOrAddress: string): Member | undefined;
   /** Of the active path; undefined when there is none or nothing was measured. */

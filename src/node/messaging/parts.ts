@@ -26,7 +26,11 @@ export function createParts(context: PartContext): readonly MessagingPart[] {
   });
   direct.agents = agents;
   const agentKey = (name: string): Uint8Array | undefined => (name === "node" ? undefined : agents.local(name));
-  const pubsub = new PubSubPart(context, { topics: membership.topics, agentKey });
+  const pubsub = new PubSubPart(context, {
+    topics: membership.topics,
+    agentKey,
+    livesOn: (agent, nodeId) => agents.livesOn(agent, nodeId),
+  });
   const replicated = createReplicatedPart(context, {
     candidates: (space, count) => membership.topics.sample(spaceTopic(space), count),
     follows: (space, isFollowed) => {

@@ -11,7 +11,7 @@ import type {
 } from "../../api/messaging/pubsub-control.ts";
 import { payloadView } from "../../api/fields.ts";
 import type { Now } from "../../base/clock.ts";
-import { formatNodeId } from "../../crypto/node-id.ts";
+import { formatAgentId } from "../../messaging/agents/agent-id.ts";
 import { decodeMessage, streamRefOf, wallOf } from "../../messaging/pubsub/message.ts";
 import type { PubSub } from "../../messaging/pubsub/pubsub.ts";
 import { REFUSED_BELOW } from "../../messaging/pubsub/scores.ts";
@@ -32,6 +32,8 @@ export interface PubSubPanelDeps {
   now(): Now;
   nodeRef(nodeId: Uint8Array): NodeRef;
   agentKey(name: string): Uint8Array | undefined;
+  /** The publisher alone signs: what it says about its agent counts only with a lease that places the agent there. */
+  livesOn(agent: Uint8Array, nodeId: Uint8Array): boolean;
   /** Does what the machine wants done. */
   settle(): void;
   /** @throws WeftError NOT_READY before this node is in a network */
@@ -41,6 +43,7 @@ export interface PubSubPanelDeps {
 export class PubSubPanel implements PubSubControl {
   readonly #deps: PubSubPanelDeps;
   readonly #listeners = new Map<number, (event: TopicEvent) => void>();
+  #unprovenAgents = 0;
 
   constructor(deps: PubSubPanelDeps) {
     this.#deps = deps;
@@ -131,6 +134,12 @@ export class PubSubPanel implements PubSubControl {
       add(`weft_pubsub_${snake(name)}_total`, "counter", `Publish/subscribe: ${words(name)}.`, value);
     for (const [name, value] of Object.entries(this.#deps.machine.gauges))
       add(`weft_pubsub_${snake(name)}`, "gauge", `Publish/subscribe now: ${words(name)}.`, value);
+    add(
+      "weft_pubsub_unproven_agents_total",
+      "counter",
+      "Messages whose agent is not shown: no valid lease places it on the publisher.",
+      this.#unprovenAgents,
+    );
     add("weft_pubsub_topics", "gauge", "Topics that this node takes part in.", this.#deps.machine.topics().length);
     add("weft_pubsub_cooled", "gauge", "Pairs of peer and topic that are spared.", this.#deps.machine.cooled().length);
     add("weft_pubsub_verify_threads", "gauge", "Threads that check signatures.", pool.threads);
@@ -235,12 +244,19 @@ export class PubSubPanel implements PubSubControl {
       id: `${ref}-${sequence}`,
       topic,
       from: this.#deps.nodeRef(publisher),
-      agent: agent === undefined ? null : formatNodeId(agent),
+      agent: this.#agentOf(agent, publisher),
       sequence,
       publishedAt: new Date(wallOf(hlc)).toISOString(),
       cursor,
       ...payloadView(payload),
     };
+  }
+
+  #agentOf(agent: Uint8Array | undefined, publisher: Uint8Array): string | null {
+    if (agent === undefined) return null;
+    if (this.#deps.livesOn(agent, publisher)) return formatAgentId(agent);
+    this.#unprovenAgents++;
+    return null;
   }
 
   #nameOf(topicHex: string): string {

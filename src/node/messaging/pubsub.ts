@@ -37,6 +37,8 @@ export interface PubSubPartDeps {
   readonly topics: TopicDirectory;
   /** Key of a local agent; undefined for "node". @throws WeftError AGENT_UNKNOWN */
   agentKey(name: string): Uint8Array | undefined;
+  /** Does a valid lease place that agent on that node? */
+  livesOn(agent: Uint8Array, nodeId: Uint8Array): boolean;
 }
 
 export class PubSubPart implements MessagingPart {
@@ -102,6 +104,7 @@ export class PubSubPart implements MessagingPart {
       now: () => clock.now(),
       nodeRef: (nodeId) => ({ id: formatNodeId(nodeId), name: context.find(nodeId)?.name ?? "" }),
       agentKey: (name) => deps.agentKey(name),
+      livesOn: (agent, nodeId) => deps.livesOn(agent, nodeId),
       settle: () => this.#settle(),
       ready: () => void this.#network(),
     });

@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test, type TestContext } from "node:test";
 import type { MessagingControl } from "../../api/messaging/control.ts";
+import type { CardView } from "../../api/messaging/groups-control.ts";
 import { equal, toHex, utf8 } from "../../base/bytes.ts";
 import { WeftError } from "../../base/errors.ts";
 import { nullLogger } from "../../base/log.ts";
@@ -13,7 +14,11 @@ import { Identity } from "../../crypto/identity.ts";
 import { formatNodeId } from "../../crypto/node-id.ts";
 import type { Member } from "../../mesh/types.ts";
 import type { InboxEntry } from "../../messaging/direct/types.ts";
+import { type Card, formatCard, parseCard, signCard } from "../../messaging/groups/card.ts";
 import type { AgentPlace } from "../../messaging/directory/types.ts";
+import { FrameChannel } from "../../messaging/frames.ts";
+import { signEntry, SpaceKind, spaceId } from "../../messaging/kv/entry.ts";
+import { encodeSync } from "../../messaging/kv/messages.ts";
 import { systemClock } from "../clock.ts";
 import { systemRandom } from "../random.ts";
 import { AgentsPart } from "./agents.ts";
@@ -51,6 +56,8 @@ class Node {
   readonly name: string;
   readonly #net: Net;
   isCut = false;
+  /** Node id → end of its membership. */
+  readonly removed: Map<string, number> = new Map();
   /** Keys of agents with an open inbox. */
   readonly inboxes: Set<string> = new Set();
   deliver: (entry: InboxEntry) => void = () => undefined;
@@ -82,6 +89,7 @@ class Node {
       networkId: () => NETWORK,
       members: () => this.#net.members,
       find,
+      memberUntilMs: (nodeId: Uint8Array) => this.removed.get(formatNodeId(nodeId)),
       resolve: (text: string) =>
         this.#net.members.find((member) => member.name === text || formatNodeId(member.nodeId) === text),
       links: {
@@ -241,7 +249,7 @@ test("tasks: two nodes that claim at the same moment get one holder; a task is f
 });
 
 test("groups: messages reach the members and are kept; the next one is unreadable for who was removed", async (t) => {
-  const [a, b, c] = await network(t, "a", "b", "c");
+  const [a, b, c, d] = await network(t, "a", "b", "c", "d");
   await a.control.groups!.create("team", ["b", "c"]);
   await until("they know", () => b.control.groups!.groups().length + c.control.groups!.groups().length === 2);
   const texts = async (node: Node): Promise<(string | null)[]> =>
@@ -273,6 +281,22 @@ test("groups: messages reach the members and are kept; the next one is unreadabl
   const card = b.control.groups!.card("team", undefined);
   assert.equal(a.control.groups!.verifyCard(card).valid, true);
   assert.equal(a.control.groups!.verifyCard(card).node.name, "b");
+  const unknown = d.control.groups!.verifyCard(card);
+  assert.deepEqual([unknown.valid, unknown.verdict], [false, "issuer-unknown"], "who is not in the group cannot tell");
+  // a card that its holder has signed for itself, for a group that exists and for one that does not
+  const group = Uint8Array.fromHex(a.control.groups!.group("team").id);
+  const real = parseCard(NETWORK, card)!;
+  const forged = (by: Node, changes: Partial<Card>): CardView => {
+    const fields = { ...real, issuer: by.identity.nodeId, ...changes };
+    return a.control.groups!.verifyCard(formatCard(fields, signCard(NETWORK, fields, by.identity)));
+  };
+  assert.equal(forged(c, { group: new Uint8Array(32).fill(5) }).verdict, "issuer-unknown");
+  assert.equal(forged(c, { group, nodeId: c.identity.nodeId }).verdict, "issuer-no-admin");
+  assert.equal(forged(b, { group, role: 1 }).verdict, "issuer-no-admin");
+  assert.equal(forged(a, { group, role: 1 }).verdict, "other-role");
+  assert.equal(forged(a, { group, untilMs: real.untilMs + 1 }).verdict, "not-member", "longer than the group has it");
+  assert.equal(forged(a, { group, untilMs: 1 }).verdict, "expired");
+  assert.equal(forged(a, {}).verdict, "valid");
   assert.equal(
     await code(() => a.control.groups!.verifyCard(card.replace(/.$/, "") + (card.endsWith("a") ? "b" : "a"))),
     "CARD_INVALID",
@@ -313,6 +337,46 @@ test("history: direct messages are found by their words, by the agent whose they
   a.deliver(entry("4", "just before the end", ""));
   await a.restart();
   assert.equal(a.control.history!.figures().messages, 4);
+});
+
+test("history: what is kept counts with its text and index; all quotas together are less than the store", async (t) => {
+  const [a, b] = await network(t, "a", "b");
+  a.deliver({
+    sequence: 1,
+    inbox: "",
+    id: "1",
+    from: b.identity.nodeId,
+    fromAgent: undefined,
+    name: "",
+    payload: utf8("word ".repeat(2000)),
+    sentWallMs: 0,
+    receivedWallMs: Date.now(),
+    durable: false,
+  });
+  await until("it is there", () => a.control.history!.figures().messages === 1);
+  assert.ok(a.control.history!.figures().bytes >= 30_000);
+  const { bytes } = a.control.history!.figures();
+  await a.restart();
+  assert.equal(a.control.history!.figures().bytes, bytes, "the same from the database");
+  assert.equal(a.control.history!.figures().maxBytes, (1 << 26) / 8);
+});
+
+test("entries of who never was a member are refused by the running part, those of before a removal are taken", async (t) => {
+  const [a, b] = await network(t, "a", "b");
+  await a.control.kv!.set("default", "k", utf8("1"));
+  const gone = Identity.generate(new SeededRandom(77));
+  const space = spaceId(SpaceKind.KV, "default");
+  const removedMs = Date.now() - 60_000;
+  const say = (key: string, atMs: number): void => {
+    const { wire } = signEntry(NETWORK, space, key, utf8("v"), atMs * 1024, gone);
+    a.take(FrameChannel.DIRECT, b.identity.nodeId, encodeSync({ type: "entries", space, hops: 0, entries: [wire] }));
+  };
+  say("never", removedMs - 1000);
+  a.removed.set(formatNodeId(gone.nodeId), removedMs);
+  say("before", removedMs - 1000);
+  say("after", removedMs + 1000);
+  const keys = (await a.control.kv!.list("default", "", "", 10)).entries.map((entry) => entry.key);
+  assert.deepEqual(keys, ["before", "k"]);
 });
 
 test("history: a flood costs bounded memory, and what is left out is counted", async (t) => {

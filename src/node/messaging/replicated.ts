@@ -74,9 +74,9 @@ export function createReplicatedPart(context: PartContext, deps: ReplicatedDeps)
       history: history.control,
     },
     async start() {
-      await spaces.start();
       await history.start();
       tasks.start();
+      await spaces.start();
     },
     async close() {
       stopListening();

@@ -10,6 +10,7 @@ import type { MetricSample } from "../../api/control.ts";
 import { equal, toHex } from "../../base/bytes.ts";
 import { WeftError } from "../../base/errors.ts";
 import { shortNodeId, formatNodeId } from "../../crypto/node-id.ts";
+import { hlcFromWall } from "../../mesh/statement.ts";
 import { FrameChannel } from "../../messaging/frames.ts";
 import { type Entry, SpaceKind } from "../../messaging/kv/entry.ts";
 import { SYNC_FIRST, SYNC_LAST } from "../../messaging/kv/messages.ts";
@@ -23,6 +24,9 @@ const PAGE_ROWS = 400;
 /** A space that was just opened waits so long for somebody who has it, and then so long for what that one has. */
 const FIRST_WAIT_MS = 1_500;
 const SETTLE_MS = 300;
+/** Of all spaces together, and at most that part of the message store. */
+const MAX_BYTES = 64 << 20;
+const STORE_SHARE = 8;
 
 type OpenKind = typeof SpaceKind.KV | typeof SpaceKind.TASKS;
 const RULES: Readonly<Record<OpenKind, SpaceRules>> = {
@@ -90,22 +94,38 @@ export class Spaces {
   }
 
   async start(): Promise<void> {
-    const { clock, identity, random, store } = this.#context;
     const networkId = this.#context.networkId();
     if (networkId === undefined || this.#replicas !== undefined || this.#isStarting) return;
     this.#isStarting = true;
-    const replicas = new Replicas({
-      signer: identity,
-      random,
-      networkId,
-      others: () =>
-        this.#context
-          .members()
-          .map((member) => member.nodeId)
-          .filter((nodeId) => !equal(nodeId, identity.nodeId)),
-      candidates: (space, count) => (space.kind === SpaceKind.GROUP ? [] : this.#deps.candidates(space, count)),
-      isBlocked: (nodeId) => this.#deps.isBlocked(nodeId),
-    });
+    try {
+      await this.#start(networkId);
+    } finally {
+      this.#isStarting = false;
+    }
+  }
+
+  async #start(networkId: Uint8Array): Promise<void> {
+    const { clock, identity, random, store } = this.#context;
+    const replicas = new Replicas(
+      {
+        signer: identity,
+        random,
+        networkId,
+        others: () =>
+          this.#context
+            .members()
+            .map((member) => member.nodeId)
+            .filter((nodeId) => !equal(nodeId, identity.nodeId)),
+        candidates: (space, count) => (space.kind === SpaceKind.GROUP ? [] : this.#deps.candidates(space, count)),
+        isBlocked: (nodeId) => this.#deps.isBlocked(nodeId),
+        mayWrite: (nodeId, hlc) => {
+          if (this.#context.find(nodeId) !== undefined) return true;
+          const untilMs = this.#context.memberUntilMs?.(nodeId);
+          return untilMs !== undefined && hlc <= hlcFromWall(untilMs);
+        },
+      },
+      { maxBytes: Math.min(MAX_BYTES, this.#context.config.storeBytes / STORE_SHARE) },
+    );
     await this.#user?.prepare(replicas, networkId);
     for (const row of await store.query("kv.spaces", [])) {
       const id = row["id"] as Uint8Array;
@@ -117,6 +137,12 @@ export class Spaces {
           { name: "kv.entries.delete", values: [id] },
           { name: "kv.space.delete", values: [id] },
         ]);
+        continue;
+      }
+      if (replicas.find(kind, name) === undefined && !replicas.hasRoom(kind)) {
+        this.#context.log.warn(
+          `the ${KIND_NAMES[kind]} space "${name}" is not opened: this node has as many as it may`,
+        );
         continue;
       }
       let space = replicas.restore(clock.now(), kind, name, rules, []);

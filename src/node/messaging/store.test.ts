@@ -130,7 +130,11 @@ test("in the storage thread both files are kept, each in the order of its calls,
   const meta = (value: number) => host.write([{ kind: "meta", key: "k", value: Uint8Array.of(value) }]);
   const works: Promise<unknown>[] = [];
   for (let i = 0; i < 20; i++)
-    works.push(noted(`m${i}`, store.commit([insert(i)])), noted(`s${i}`, meta(i)), noted(`q${i}`, store.query("a.all", [])));
+    works.push(
+      noted(`m${i}`, store.commit([insert(i)])),
+      noted(`s${i}`, meta(i)),
+      noted(`q${i}`, store.query("a.all", [])),
+    );
   await Promise.all(works);
   const of = (letter: string): string[] => order.filter((name) => name.startsWith(letter));
   for (const letter of ["m", "s", "q"])

@@ -92,7 +92,8 @@ export class MessageStoreThread implements MessageStore {
     };
     const answered = (answer: MessageStoreAnswer): void => this.#answered(answer);
     const died = (error: Error): void => this.#died(error);
-    this.#thread = options.host === undefined ? ownThread(data, answered, died) : hosted(options.host, data, answered, died);
+    this.#thread =
+      options.host === undefined ? ownThread(data, answered, died) : hosted(options.host, data, answered, died);
   }
 
   async commit(ops: readonly StoreOp[]): Promise<void> {
@@ -157,7 +158,7 @@ export class MessageStoreThread implements MessageStore {
     return new Promise((resolve, reject) => {
       this.#waiting.set(id, { bytes, resolve, reject });
       this.#pendingBytes += bytes;
-      this.#thread.post({ id, ...request } as MessageStoreRequest);
+      this.#thread.post({ id, ...request });
     });
   }
 

@@ -15,56 +15,33 @@ import {
   REQUEST_BYTES,
   writeAnswerHeader,
 } from "../../../messaging/files/frames.ts";
-import {
-  CHUNK_BYTES,
-  chunkCount,
-  chunkLength,
-  fileIdOf,
-  leafHash,
-  pageRootsOf,
-  type FileShape,
-} from "../../../messaging/files/tree.ts";
+import { CHUNK_BYTES, chunkLength } from "../../../messaging/files/tree.ts";
 import type { MeshStream } from "../../../stream/types.ts";
+import type { ServiceContext } from "../services/context.ts";
 import { readBytes } from "../services/splice.ts";
 import { createTestPair, type TestPair } from "../services/testing.ts";
 import { Fetch } from "./fetch.ts";
+import { type Source, sourceOf } from "./testing.ts";
 
 let world: TestPair;
 afterEach(() => world.close());
 
-interface Source {
-  readonly shape: FileShape;
-  readonly leaves: Uint8Array;
-  readonly bytes: Uint8Array;
-}
+type Twist = (type: number, index: number, bytes: Uint8Array, stream: number) => Uint8Array | undefined;
 
-function sourceOf(bytes: Uint8Array): Source {
-  const leaves = concat(
-    ...Array.from({ length: chunkCount(bytes.length) }, (_, chunk) => {
-      const at = chunk * CHUNK_BYTES;
-      return leafHash(concat(Uint8Array.of(0), bytes.subarray(at, at + chunkLength(bytes.length, chunk))));
-    }),
-  );
-  const pageRoots = pageRootsOf(leaves);
-  return { shape: { id: fileIdOf(bytes.length, pageRoots), sizeBytes: bytes.length, pageRoots }, leaves, bytes };
-}
-
-type Twist = (type: number, index: number, bytes: Uint8Array) => Uint8Array | undefined;
-
-/** Serves by hand. @param twist may change the bytes of an answer, or return undefined to leave it out @param volunteers sends what nobody asked for */
+/** Serves by hand. @param twist may change the bytes of an answer, or return undefined to leave it out @param volunteers type of what is sent without having been asked for */
 function serve(
   { shape, leaves, bytes }: Source,
   twist: Twist,
-  volunteers = false,
-): { streams: number; asked: number[] } {
+  volunteers?: FileRequest,
+): { streams: number; pages: number; asked: number[] } {
   /** Chunks asked for, by stream. */
-  const seen = { streams: 0, asked: [] as number[] };
+  const seen = { streams: 0, pages: 0, asked: [] as number[] };
   const signal = new AbortController().signal;
   const run = async (stream: MeshStream): Promise<void> => {
     const which = seen.streams++;
     seen.asked[which] = 0;
     const say = (type: number, index: number, answer: Uint8Array): void => {
-      const twisted = twist(type, index, answer);
+      const twisted = twist(type, index, answer, which);
       if (twisted === undefined) return;
       const out = new Uint8Array(ANSWER_HEADER_BYTES + twisted.length);
       out.set(twisted, ANSWER_HEADER_BYTES);
@@ -77,9 +54,12 @@ function serve(
       const { type, first, count } = request;
       if (type === FileRequest.DESCRIBE) {
         say(type, 0, concat(u64(shape.sizeBytes), shape.pageRoots));
-        if (volunteers) say(FileRequest.CHUNKS, 0, bytes.slice(0, CHUNK_BYTES));
-      } else if (type === FileRequest.PAGE) say(type, first, leaves);
-      else {
+        if (volunteers === FileRequest.CHUNKS) say(volunteers, 0, bytes.slice(0, CHUNK_BYTES));
+        if (volunteers === FileRequest.DESCRIBE) say(volunteers, 0, concat(u64(shape.sizeBytes), shape.pageRoots));
+      } else if (type === FileRequest.PAGE) {
+        seen.pages++;
+        say(type, first, leaves);
+      } else {
         seen.asked[which] += count;
         for (let chunk = first; chunk < first + count; chunk++) {
           const at = chunk * CHUNK_BYTES;
@@ -92,17 +72,26 @@ function serve(
   return seen;
 }
 
-function fetchOf(source: Source): { fetch: Fetch; abort: AbortController; over: Promise<void>; directory: string } {
+type Open = ServiceContext["streams"]["open"];
+
+function fetchOf(
+  source: Source,
+  opener: (open: Open, two: Uint8Array) => Open = (open) => open,
+): { fetch: Fetch; abort: AbortController; over: Promise<void>; directory: string } {
   const [one, two] = world.nodes;
   const directory = join(one.context.stateDirectory, "job");
-  const fetch = new Fetch(one.context, {
-    id: source.shape.id,
-    directory,
-    shape: undefined,
-    figures: { chunksBad: 0, chunksLate: 0, bytesFetched: 0 },
-    reserve: () => undefined,
-    onShape: () => Promise.resolve(),
-  });
+  const streams = { ...one.context.streams, open: opener(one.context.streams.open, two.nodeId) };
+  const fetch = new Fetch(
+    { ...one.context, streams },
+    {
+      id: source.shape.id,
+      directory,
+      shape: undefined,
+      figures: { chunksBad: 0, chunksLate: 0, bytesFetched: 0 },
+      reserve: () => undefined,
+      onShape: () => Promise.resolve(),
+    },
+  );
   fetch.addSource(two.nodeId);
   const abort = new AbortController();
   return { fetch, abort, over: fetch.run(abort.signal), directory };
@@ -154,16 +143,34 @@ for (const [name, twist, why] of LIES) {
   });
 }
 
-test("a source that sends what nobody asked for is not asked again", async () => {
+for (const type of [FileRequest.CHUNKS, FileRequest.DESCRIBE]) {
+  test(`a source that sends what nobody asked for is not asked again: type ${type}`, async () => {
+    world = createTestPair();
+    const source = sourceOf(randomBytes(2 * CHUNK_BYTES));
+    // the chunks stay away, so that it cannot be over before
+    serve(source, (kind, _, bytes) => (kind === FileRequest.CHUNKS && kind !== type ? undefined : bytes), type);
+    const { fetch, abort, over } = fetchOf(source);
+    const [entry] = fetch.sources.values();
+    for (let i = 0; i < 500 && entry.state !== "banned"; i++) await sleep(10);
+    assert.match(entry.error as string, /was not asked/);
+    abort.abort(new Error("enough"));
+    await assert.rejects(over, /enough/);
+  });
+}
+
+test("a source that keeps the hashes of a page to itself does not keep the file from the others", async () => {
   world = createTestPair();
-  const source = sourceOf(randomBytes(2 * CHUNK_BYTES));
-  serve(source, (_, __, bytes) => bytes, true);
-  const { fetch, abort, over } = fetchOf(source);
-  const [entry] = fetch.sources.values();
-  for (let i = 0; i < 500 && entry.state !== "banned"; i++) await sleep(10);
-  assert.match(entry.error as string, /was not asked/);
-  abort.abort(new Error("enough"));
-  await assert.rejects(over, /enough/);
+  const source = sourceOf(randomBytes(3 * CHUNK_BYTES));
+  const seen = serve(source, (type, _, bytes, stream) =>
+    type === FileRequest.PAGE && stream === 0 ? undefined : bytes,
+  );
+  const { fetch, over, directory } = fetchOf(source, (open, two) => (_, options) => open(two, options));
+  for (let i = 0; i < 500 && seen.pages === 0; i++) await sleep(10);
+  // another member, whose streams end at the same server
+  fetch.addSource(randomBytes(32));
+  await over;
+  assert.equal(seen.streams, 2);
+  assert.ok(readFileSync(join(directory, "data")).equals(Buffer.from(source.bytes)));
 });
 
 test("a source whose stream breaks is asked again, and only for what is missing", async () => {

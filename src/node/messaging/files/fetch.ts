@@ -118,6 +118,11 @@ export class Fetch {
     return join(this.#options.directory, "data");
   }
 
+  /** At most so much is on its way to the disk. */
+  get pendingBytes(): number {
+    return this.#verifying * CHUNK_BYTES;
+  }
+
   get shape(): FileShape | undefined {
     return this.#shape;
   }

@@ -6,17 +6,27 @@
  * Bounds: MAX_JOBS records, of which the oldest ended ones are forgotten; MAX_RUNNING at once, MAX_RUNNING_OFFERED of them for members,
  * MAX_RUNNING_PER_PEER for each. Source: docs/protocol.md, "Files".
  */
-import { mkdir, readdir, readFile, rm, stat } from "node:fs/promises";
+import { mkdir, readdir, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { fromHex, toHex } from "../../../base/bytes.ts";
 import { WeftError } from "../../../base/errors.ts";
 import { safeFileName } from "../../../messaging/files/names.ts";
-import { CHUNK_BYTES, type FileShape, HASH_BYTES, provesShape } from "../../../messaging/files/tree.ts";
+import type { FileShape } from "../../../messaging/files/tree.ts";
 import type { ServiceContext } from "../services/context.ts";
 import { place, saveDurably } from "./disk.ts";
 import { Fetch, type FetchFigures } from "./fetch.ts";
+import {
+  type FetchJob,
+  freshState,
+  isUnfinished,
+  type JobState,
+  MAX_SOURCES,
+  readJob,
+  readRecordText,
+  recordOf,
+} from "./fetch-job.ts";
 import { isMissing, KeptFiles } from "./kept-files.ts";
-import { type Held, heldBytes, type QuotaLimits, roomFor } from "./quota.ts";
+import { heldBytes, type QuotaLimits, roomFor } from "./quota.ts";
 
 const MAX_JOBS = 1_024;
 /** Ended ones that are forgotten at once when there is no place. */
@@ -26,14 +36,10 @@ const MAX_UNFINISHED_OFFERED = 512;
 const MAX_RUNNING = 8;
 const MAX_RUNNING_OFFERED = 6;
 const MAX_RUNNING_PER_PEER = 2;
-const MAX_SOURCES = 32;
-const MAX_RECORD_BYTES = 262_144;
 const TICK_MS = 1_000;
 /** A job that has brought less than FRUITFUL_BYTES for so long gives way when others wait. */
 const FRUITLESS_MS = 30_000;
 const FRUITFUL_BYTES = 1 << 20;
-/** Bytes that may be on their way to the disk when a transfer is stopped. */
-const IN_FLIGHT_BYTES = 16 * CHUNK_BYTES;
 const EXPIRY_EVERY_MS = 60_000;
 /** Nobody has heard of an offer for so long: given up. */
 const EXPIRY_MS = 7 * 86_400_000;
@@ -44,46 +50,6 @@ const EXPIRY_GRACE_MS = 600_000;
 const HEARD_SAVE_MS = 3_600_000;
 const LOOK_AGAIN_MS = 10_000;
 const LOOK_EVERY_MS = 600_000;
-
-export type JobState = "queued" | "running" | "done" | "failed" | "cancelled";
-
-export interface FetchJob extends Held {
-  readonly key: string;
-  readonly id: Uint8Array;
-  readonly idHex: string;
-  name: string;
-  /** Where it goes: a directory, or with `exact` the whole path. */
-  readonly target: string;
-  readonly exact: boolean;
-  /** Node id in hex of the member that offered it; undefined: asked for here. */
-  readonly offeredBy: string | undefined;
-  readonly sources: Set<string>;
-  readonly startedAtMs: number;
-  /** As offered, then as proven. */
-  sizeBytes: number | undefined;
-  shape: FileShape | undefined;
-  state: JobState;
-  error: string | undefined;
-  /** Of the WeftError that it failed with; not kept over a restart. */
-  errorCode: string | undefined;
-  path: string | undefined;
-  finishedAtMs: number | undefined;
-  /** Wall clock: when it was offered last, or brought something. */
-  heardAtMs: number;
-  reservedBytes: number;
-  diskBytes: number;
-  isGone: boolean;
-  // of this run alone
-  fetch: Fetch | undefined;
-  abort: AbortController | undefined;
-  bytesPerSecond: number;
-  lastBytes: number;
-  fruitfulAtMs: number;
-  /** What it had then. */
-  fruitfulBytes: number;
-  /** Called when it ends, one way or the other. */
-  ended: () => void;
-}
 
 export interface NewJob {
   readonly id: Uint8Array;
@@ -143,7 +109,9 @@ export class Fetches {
   get hasPlaceForOffer(): boolean {
     let count = 0;
     for (const job of this.#jobs.values()) if (job.offeredBy !== undefined && isUnfinished(job)) count++;
-    return count < MAX_UNFINISHED_OFFERED && (this.#jobs.size < MAX_JOBS || this.all.some((job) => this.#mayForget(job)));
+    return (
+      count < MAX_UNFINISHED_OFFERED && (this.#jobs.size < MAX_JOBS || this.all.some((job) => this.#mayForget(job)))
+    );
   }
 
   /** How large a file of a member may be now. What others hold and do not use is not in the way. */
@@ -364,8 +332,9 @@ export class Fetches {
 
   /** At most so many bytes of it are on disk. */
   #writtenBytes(job: FetchJob): number {
-    const bytes = Math.max(job.diskBytes, (job.fetch?.haveBytes ?? 0) + IN_FLIGHT_BYTES);
-    return job.fetch === undefined ? job.diskBytes : Math.min(job.sizeBytes ?? 0, bytes);
+    const { fetch } = job;
+    if (fetch === undefined) return job.diskBytes;
+    return Math.min(job.sizeBytes ?? 0, Math.max(job.diskBytes, fetch.haveBytes) + fetch.pendingBytes);
   }
 
   /** To the end of the queue, without its reservation. */
@@ -522,31 +491,8 @@ export class Fetches {
   }
 
   #save(job: FetchJob): Promise<void> {
-    const { key, idHex, name, target, exact, offeredBy, sources, startedAtMs, sizeBytes, shape, state, error, path } =
-      job;
-    const record = {
-      key,
-      id: idHex,
-      name,
-      target,
-      exact,
-      offeredBy,
-      sources: [...sources],
-      startedAtMs,
-      sizeBytes,
-      pageRoots: shape === undefined ? undefined : toHex(shape.pageRoots),
-      state: state === "running" ? "queued" : state,
-      error,
-      path,
-      finishedAtMs: job.finishedAtMs,
-      heardAtMs: job.heardAtMs,
-    };
-    return saveDurably(join(this.#directoryOf(job), "record.json"), `${JSON.stringify(record)}\n`);
+    return saveDurably(join(this.#directoryOf(job), "record.json"), `${JSON.stringify(recordOf(job))}\n`);
   }
-}
-
-export function isUnfinished(job: FetchJob): boolean {
-  return job.state === "queued" || job.state === "running";
 }
 
 function settled(job: FetchJob): Promise<void> {
@@ -557,85 +503,4 @@ function settled(job: FetchJob): Promise<void> {
     };
     look();
   });
-}
-
-type Fresh = Pick<
-  FetchJob,
-  | "errorCode"
-  | "reservedBytes"
-  | "diskBytes"
-  | "isGone"
-  | "fetch"
-  | "abort"
-  | "bytesPerSecond"
-  | "lastBytes"
-  | "fruitfulAtMs"
-  | "fruitfulBytes"
-  | "ended"
->;
-
-function freshState(): Fresh {
-  return {
-    errorCode: undefined,
-    reservedBytes: 0,
-    diskBytes: 0,
-    isGone: false,
-    fetch: undefined,
-    abort: undefined,
-    bytesPerSecond: 0,
-    lastBytes: 0,
-    fruitfulAtMs: 0,
-    fruitfulBytes: 0,
-    ended: () => undefined,
-  };
-}
-
-async function readRecordText(file: string): Promise<string | undefined> {
-  try {
-    return (await stat(file)).size > MAX_RECORD_BYTES ? undefined : await readFile(file, "utf8");
-  } catch {
-    return undefined;
-  }
-}
-
-/** @returns undefined for what is no record */
-function readJob(text: string): FetchJob | undefined {
-  try {
-    const value = JSON.parse(text) as Record<string, unknown>;
-    const { key, id, name, target, exact, offeredBy, sources, startedAtMs, sizeBytes, pageRoots, state, error, path } =
-      value;
-    const idBytes = typeof id === "string" ? fromHex(id) : undefined;
-    if (idBytes?.length !== HASH_BYTES || typeof key !== "string" || typeof name !== "string") return undefined;
-    if (typeof target !== "string" || typeof startedAtMs !== "number" || !Array.isArray(sources)) return undefined;
-    const states: readonly JobState[] = ["queued", "done", "failed", "cancelled"];
-    const known = states.find((one) => one === state);
-    if (known === undefined) return undefined;
-    const size = typeof sizeBytes === "number" ? sizeBytes : undefined;
-    const roots = typeof pageRoots === "string" ? fromHex(pageRoots) : undefined;
-    const shape =
-      roots === undefined || size === undefined ? undefined : { id: idBytes, sizeBytes: size, pageRoots: roots };
-    return {
-      key,
-      id: idBytes,
-      idHex: toHex(idBytes),
-      name: safeFileName(name),
-      target,
-      exact: exact === true,
-      offeredBy: typeof offeredBy === "string" ? offeredBy : undefined,
-      sources: new Set(
-        sources.filter((one) => typeof one === "string" && /^[0-9a-f]{64}$/.test(one)).slice(0, MAX_SOURCES),
-      ),
-      startedAtMs,
-      sizeBytes: size,
-      shape: shape !== undefined && provesShape(shape) ? shape : undefined,
-      state: known,
-      error: typeof error === "string" ? error : undefined,
-      path: typeof path === "string" ? path : undefined,
-      finishedAtMs: typeof value["finishedAtMs"] === "number" ? value["finishedAtMs"] : undefined,
-      heardAtMs: typeof value["heardAtMs"] === "number" ? value["heardAtMs"] : startedAtMs,
-      ...freshState(),
-    };
-  } catch {
-    return undefined;
-  }
 }

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { createHash, randomBytes } from "node:crypto";
-import { mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { mkdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { after, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { TransferView } from "../../../api/messaging/files-control.ts";
@@ -9,6 +9,7 @@ import { CHUNK_BYTES } from "../../../messaging/files/tree.ts";
 import type { FilesConfig } from "../services/config.ts";
 import { createTestPair, type TestNode } from "../services/testing.ts";
 import { FilesPart } from "./files.ts";
+import { Shares } from "./shares.ts";
 
 const CONFIG: FilesConfig = { accept: undefined, directory: undefined, quotaBytes: 1e9, largestBytes: 1e9 };
 const world = createTestPair();
@@ -181,6 +182,37 @@ test("what was for a member that is removed ends", async () => {
   one.memberGone(second.nodeId);
   const gone = await ended(one, key);
   assert.deepEqual([gone.state, gone.error], ["failed", "the receiver is no member any more"]);
+});
+
+test("nothing of the node's own directory is sent or shared, whatever way leads there", async () => {
+  const { stateDirectory } = first.context;
+  const secret = join(stateDirectory, "identity");
+  writeFileSync(secret, "the key");
+  const link = fileOf(first, "notes.txt", randomBytes(1));
+  rmSync(link);
+  symlinkSync(secret, link);
+  const folder = join(dirname(link), "folder");
+  symlinkSync(stateDirectory, folder);
+  for (const path of [secret, link, join(folder, "identity"), `${dirname(link)}/../one/identity`]) {
+    await assert.rejects(one.send(path, "two", undefined), { code: "FILE_PRIVATE" }, path);
+    await assert.rejects(one.share(path, undefined), { code: "FILE_PRIVATE" }, path);
+  }
+  // a name that only begins like it is another place
+  const { key } = await one.share(fileOf(first, "public", randomBytes(3)), undefined);
+  assert.equal((await ended(one, key)).state, "done");
+});
+
+test("a path that is bent to the node's own directory after it was named is not read", async () => {
+  const { stateDirectory, log } = first.context;
+  const secret = join(stateDirectory, "identity");
+  writeFileSync(secret, "the key");
+  const link = fileOf(first, "bent", randomBytes(1));
+  rmSync(link);
+  symlinkSync(secret, link);
+  const shares = new Shares(join(stateDirectory, "other"), log, stateDirectory);
+  await shares.load();
+  const added = shares.add(link, { atMs: 0 }, () => undefined, new AbortController().signal);
+  await assert.rejects(added, { code: "FILE_PRIVATE" });
 });
 
 test("mistakes name what is wrong", async () => {

@@ -36,7 +36,8 @@ import { namesOf, needMember, type ServiceContext } from "../services/context.ts
 import { Audit, Slots } from "../services/limits.ts";
 import { readBytes } from "../services/splice.ts";
 import { freeBytes } from "./disk.ts";
-import { type FetchJob, Fetches, isUnfinished } from "./fetches.ts";
+import { type FetchJob, isUnfinished } from "./fetch-job.ts";
+import { Fetches } from "./fetches.ts";
 import { FileServer } from "./file-server.ts";
 import { Outgoing } from "./outgoing.ts";
 import { isInside } from "./paths.ts";

@@ -29,7 +29,9 @@ export class KeptFiles {
   async load(): Promise<void> {
     const found = await stat(this.#file).catch(() => undefined);
     if (found === undefined || found.size > MAX_LIST_BYTES) return;
-    const value: unknown = await readFile(this.#file, "utf8").then(JSON.parse).catch(() => undefined);
+    const value: unknown = await readFile(this.#file, "utf8")
+      .then(JSON.parse)
+      .catch(() => undefined);
     for (const entry of Array.isArray(value) ? value.slice(0, MAX_FILES) : []) {
       const [path, bytes] = Array.isArray(entry) ? (entry as unknown[]) : [];
       if (typeof path === "string" && typeof bytes === "number" && bytes >= 0) this.add(path, bytes);
@@ -50,7 +52,7 @@ export class KeptFiles {
   /** Drops what is not there any more. */
   async refresh(): Promise<void> {
     const before = this.#files.size;
-    for (const path of [...this.#files.keys()]) if (await isMissing(path)) this.delete(path);
+    for (const path of this.#files.keys()) if (await isMissing(path)) this.delete(path);
     if (this.#files.size < before) await this.save();
   }
 

@@ -3,7 +3,7 @@ import type { ShareView, TransferPeerView, TransferView } from "../../../api/mes
 import { fromHex } from "../../../base/bytes.ts";
 import { formatFileId } from "../../../messaging/files/tree.ts";
 import { nodeName, type ServiceContext } from "../services/context.ts";
-import type { FetchJob } from "./fetches.ts";
+import type { FetchJob } from "./fetch-job.ts";
 import type { Send } from "./outgoing.ts";
 import type { Share } from "./shares.ts";
 

@@ -186,7 +186,8 @@ export class ExecServer {
     };
     // what it left behind may hold its output open; what a slow reader has not taken yet is waited for
     const dropWhenQuiet = (): void => {
-      if (!stdout.isPaused() && !stderr.isPaused() && outputBytes === quietBytes) return dropOutput();
+      const isQuiet = !stdout.isPaused() && !stderr.isPaused() && outputBytes === quietBytes;
+      if (quietBytes >= 0 && (isQuiet || why !== ExecEnd.NONE)) return dropOutput();
       quietBytes = outputBytes;
       leftTimer = setTimeout(dropWhenQuiet, KILL_MS);
     };

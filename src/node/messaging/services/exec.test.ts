@@ -1,8 +1,12 @@
 import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
 import { readdirSync, readFileSync } from "node:fs";
+import { createInterface } from "node:readline";
 import { after, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { ExecExit } from "../../../api/messaging/exec-control.ts";
+import { encodeExecRecord, EXEC_KIND, ExecRecord } from "../../../messaging/services/exec-frames.ts";
+import type { MeshStream } from "../../../stream/types.ts";
 import type { ExecCommand } from "./config.ts";
 import { ExecPart } from "./exec.ts";
 import { createTestPair } from "./testing.ts";
@@ -23,6 +27,8 @@ const COMMANDS = new Map([
   command("leaves", ["/bin/sh", "-c", "sleep 60 & echo done"]),
   command("missing", ["/nowhere/program"]),
   command("much", ["/bin/sh", "-c", "head -c 3000000 /dev/zero"]),
+  command("flood", ["/bin/cat", "/dev/zero"]),
+  command("forks", ["/bin/sh", "-c", "setsid sleep 8 & sleep 0.3; echo done"], { timeoutMs: 7_000 }),
   command("theirs", ["/bin/echo"], { peers: ["somebody"] }),
 ]);
 const client = new ExecPart(one.context, new Map());
@@ -152,4 +158,103 @@ test("a client that reads slowly holds the program, not memory, and loses nothin
     if (exit !== null) break;
   }
   assert.equal(total, 3_000_000);
+});
+
+const served = (): number => server.metrics().find(({ name }) => name === "weft_exec_served")?.value as number;
+
+async function until(look: () => boolean): Promise<void> {
+  for (let i = 0; i < 500 && !look(); i++) await sleep(10);
+  assert.ok(look(), "it did not come about");
+}
+
+test("a client that goes while output is pending leaves no place taken", async () => {
+  await until(() => served() === 0);
+  const keys = Array.from({ length: 4 }, () => client.run({ node: "two", command: "flood" }).key);
+  for (const key of keys) await client.read(key, 0, 5_000);
+  // nobody reads on: all buffers fill
+  await sleep(300);
+  assert.equal(served(), 4);
+  for (const key of keys) client.stop(key);
+  await until(() => served() === 0);
+  assert.equal((await run("echo")).exit.code, 0);
+});
+
+test("what has left the group of its program holds neither the place nor the answer", async () => {
+  const { out, exit } = await run("forks");
+  assert.deepEqual([out, exit], ["done\n", { ...ENDED, code: 0 }]);
+  await until(() => served() === 0);
+});
+
+test("without file descriptors a program is refused, and the daemon goes on", async (t) => {
+  const script = `P=$1; OLD=$(prlimit --pid $P --nofile --output=SOFT --noheadings | tr -d " ") || exit 1
+    echo ready; read N; prlimit --pid $P --nofile=$N:; echo low; read X; prlimit --pid $P --nofile=$OLD:; echo high`;
+  const helper = spawn("/bin/sh", ["-c", script, "sh", String(process.pid)], { stdio: ["pipe", "pipe", "ignore"] });
+  const said = createInterface(helper.stdout)[Symbol.asyncIterator]();
+  if ((await said.next()).value !== "ready") return t.skip("there is no prlimit here");
+  const open = new Set(readdirSync("/proc/self/fd").map(Number));
+  let free = 0;
+  while (open.has(free)) free++;
+  helper.stdin.write(`${free}\n`);
+  assert.equal((await said.next()).value, "low");
+  let reason: string | null;
+  try {
+    reason = (await run("echo")).exit.reason;
+  } finally {
+    helper.stdin.write("\n");
+    assert.equal((await said.next()).value, "high");
+    helper.stdin.end();
+  }
+  assert.match(reason as string, /could not be started/);
+  await until(() => served() === 0);
+  assert.equal((await run("echo")).exit.code, 0);
+});
+
+/** A member whose exec server is not ours. */
+async function hostile<T>(answer: (stream: MeshStream) => void, use: (part: ExecPart) => Promise<T>): Promise<T> {
+  const other = createTestPair();
+  other.pair.server.serve(EXEC_KIND, (stream) => {
+    stream.on("error", () => undefined);
+    stream.resume();
+    answer(stream);
+  });
+  const part = new ExecPart(other.nodes[0].context, new Map());
+  part.start();
+  try {
+    return await use(part);
+  } finally {
+    part.close();
+    other.close();
+  }
+}
+
+test("a list of commands that does not end is given up, not kept", async () => {
+  const names = encodeExecRecord(ExecRecord.OUT, Buffer.alloc(60_000, "name\n"));
+  const list = hostile(
+    (stream) => stream.write(names),
+    (part) => part.commands("two"),
+  );
+  await assert.rejects(list, /is no list of commands/);
+});
+
+test("records without bytes are not kept, and tiny ones count with what they cost", async () => {
+  const record = encodeExecRecord(ExecRecord.OUT, Buffer.from("x"));
+  const empty = encodeExecRecord(ExecRecord.ERR, new Uint8Array(0));
+  const flood = Buffer.concat([
+    ...Array.from({ length: 5_000 }, () => empty),
+    ...Array.from({ length: 200_000 }, () => record),
+  ]);
+  await hostile(
+    (stream) => stream.write(flood),
+    async (part) => {
+      const { key } = part.run({ node: "two", command: "any" });
+      let taken = 0;
+      for (let after = 0; taken < 10_000;) {
+        const { chunks, next } = await part.read(key, after, 5_000);
+        after = next;
+        assert.ok(chunks.length > 0 && chunks.length <= 1_024, `${chunks.length} at once`);
+        assert.ok(chunks.every(({ stream }) => stream === "out"));
+        taken += chunks.length;
+      }
+    },
+  );
 });

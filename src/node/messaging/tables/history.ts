@@ -20,7 +20,9 @@ export const HISTORY_TABLES: TableSet = {
   statements: {
     "history.insert":
       "INSERT OR IGNORE INTO history_messages (ref, kind, conversation, agent, sender, sender_agent, recipient, at, payload, text) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-    "history.figures": "SELECT count(*) AS rows, coalesce(sum(length(payload)), 0) AS bytes FROM history_messages",
+    // the text once more for its index
+    "history.figures":
+      "SELECT count(*) AS rows, coalesce(sum(length(payload) + 2 * length(CAST(text AS BLOB))), 0) AS bytes FROM history_messages",
     "history.trim": "DELETE FROM history_messages WHERE id IN (SELECT id FROM history_messages ORDER BY id LIMIT ?)",
     "history.forget": "DELETE FROM history_messages WHERE kind = ? AND conversation = ?",
     "history.after": `SELECT ${COLUMNS} FROM history_messages WHERE kind = ? AND conversation = ? AND id > ? ORDER BY id`,
