@@ -440,6 +440,13 @@ test("a blocked sender costs the disk its rate, whatever its frames say about in
   assert.ok(machine.gauges()["writesWaiting"] <= 20, `${machine.gauges()["writesWaiting"]} waiting`);
   assert.ok(total(commitsOf(world, 1)) <= 60);
   assert.equal(machine.counters.dropped, 4_980);
+  // nor did they move anything here: an incarnation that only they have ended goes on
+  machine.setTrust(world.now, world.hosts[0].id, "trusted");
+  const header = { boot: 0, incarnation: 100, oldest: 100, floor: 0 };
+  const data = encodeData(header, [{ number: 0, leftMs: 1_000, body: bodyOf("news") }]);
+  machine.handleFrame(world.now, FrameChannel.DIRECT, world.hosts[0].id, data);
+  commitsOf(world, 1);
+  assert.equal(world.hosts[1].database.inserted.size, 1);
   world.close();
 });
 
@@ -517,7 +524,12 @@ test("a copy from a mailbox for which there is no room stays in the mailbox", as
   const header = { boot: 0, incarnation: 9, oldest: 9, floor: 0 };
   for (const floor of [0, WINDOW]) {
     const marks = Array.from({ length: WINDOW }, (_, i) => ({ number: floor + i, boot: 0 }));
-    machine.handleFrame(world.now, FrameChannel.DIRECT, from, encodeMarks(DirectType.CLOSE, { ...header, floor }, marks));
+    machine.handleFrame(
+      world.now,
+      FrameChannel.DIRECT,
+      from,
+      encodeMarks(DirectType.CLOSE, { ...header, floor }, marks),
+    );
   }
   let taken = 0;
   const number = 2 * WINDOW;

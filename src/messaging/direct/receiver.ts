@@ -34,7 +34,7 @@ import { type InboxEntry, MessageKind, Verdict, WINDOW } from "./types.ts";
 
 const BLOCKED_FRAMES_PER_S = 20;
 /** Of one sender on the way to the disk: two windows, so that who keeps to the protocol never meets it. */
-export const MAX_UNDECIDED_OPS = 8_192;
+const MAX_UNDECIDED_OPS = 8_192;
 /** Messages that wait for the disk; beyond, the sender is told to ask again. */
 const MAX_UNCOMMITTED_BYTES = 48 << 20;
 

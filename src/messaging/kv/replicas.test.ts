@@ -270,6 +270,20 @@ test("one frame is answered with a bounded number of bytes, however many spaces 
   assert.ok(answered <= 60, `${answered} of 1000 at one moment`);
   assert.ok(looks < 2500, `${looks} looks`);
   assert.ok(a.replicas.counters.framesOverRate > 900);
+  world.nowMs += 60_000;
+  // comparisons without entries cost too
+  const fingerprint = new Uint8Array(16);
+  const frame = encodeSync({
+    type: "tree",
+    space: spaces[1].id,
+    nodes: [{ depth: 0, prefix: 0, count: 99, fingerprint }],
+  });
+  let compared = 0;
+  for (let i = 0; i < 1000; i++) {
+    a.replicas.handleFrame(a.now, b.identity.nodeId, frame);
+    while (a.replicas.pollOutput() !== undefined) compared++;
+  }
+  assert.ok(compared > 0 && compared <= 300, `${compared} of 1000 at one moment`);
 });
 
 test("who was never a member writes nothing, whoever delivers it; who was removed, nothing later than that", () => {
