@@ -1,6 +1,6 @@
 /**
  * The path in use is cut silently, again and again, under a TCP flow and under pings; a second address pair is there. How long nothing
- * arrives, as a histogram, and that the way back to the better path loses nothing (docs/protocol.md, "Failover").
+ * arrives, as a histogram, and that the way back to the better path loses nothing (docs/protocol.md, "Paths").
  *
  * a has one address, b two (topologies.ts, twoWayHosts), and the pair with the shorter round trip is cut at the router by nft: in both
  * directions, or only where the data goes. Parts: "both", "one-way", "iperf3", "pings".

@@ -1,4 +1,4 @@
-/** One rekey a second for a minute under 100 pings a second: none may be lost (docs/protocol.md, "Epochs"). */
+/** One rekey a second for a minute under 100 pings a second: none may be lost (docs/protocol.md, "Epochs, rekey, replay"). */
 import { formNetwork } from "../network.ts";
 import { testEnvironment } from "../test-hooks.ts";
 import { twoHosts } from "../topologies.ts";

@@ -36,7 +36,7 @@ test("weft mcp uses the socket, or the door for tokens with one from a file or t
 
 test("no option of weft mcp takes a secret: others see what a command was started with", () => {
   const program = new Command();
-  register(program as never);
+  register(program);
   assert.deepEqual(
     program.commands[0].options.map(({ long }) => long).filter((name) => /token|secret/.test(name ?? "")),
     ["--token-file"],

@@ -1,6 +1,6 @@
 /**
  * What comes in and goes out without a session: handshake datagrams, which pass the gate before the control thread hears of them, and STUN messages that answer
- * what was asked. Source: docs/protocol.md, "The gate".
+ * what was asked. Source: docs/protocol.md, "Handshake".
  */
 import { Drop } from "../base/drop.ts";
 import { isVirtualAddress } from "../base/endpoint.ts";

@@ -1,7 +1,7 @@
 /**
  * How two members bring each other's endpoint messages up to date: lists of (node id prefix, clock) over consecutive parts of the id space.
  * Whoever gets a list sends what is newer or missing there and asks for what is newer or missing here. Stateless, like the roster's.
- * Source: docs/protocol.md, "Discovery".
+ * Source: docs/protocol.md, "Discovery and candidates".
  */
 import { compare, toHex } from "../base/bytes.ts";
 import { type ControlMessage, ID_PREFIX_BYTES, MAX_KNOWN, MAX_SEEK } from "./control.ts";

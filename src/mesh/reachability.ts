@@ -1,7 +1,7 @@
 /**
  * Where nodes can be reached, from every source that this node has: signed endpoint messages (its own included), endpoints that worked
  * before, and unsigned hints from tokens and configuration. Overlay addresses never get in: they cannot carry the underlay.
- * Bounds: MAX_HINTED_NODES, and MAX_AUTHORS with a rate each, here; the rest in endpoints.ts. Source: docs/protocol.md, "Discovery".
+ * Bounds: MAX_HINTED_NODES, and MAX_AUTHORS with a rate each, here; the rest in endpoints.ts. Source: docs/protocol.md, "Discovery and candidates".
  */
 import type { Now } from "../base/clock.ts";
 import { equal, toHex } from "../base/bytes.ts";

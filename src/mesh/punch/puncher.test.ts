@@ -293,8 +293,12 @@ test("ports of a NAT that nobody knows were tried and none was met: the verdict 
   assert.equal(judge(found).code, "port-not-met");
   assert.equal(judge({ ...found, tried: new Set(["plain"] as const) }).code, "filtered");
   assert.equal(
-    judge({ ...found, own: Mapping.UNKNOWN, peer: Mapping.ENDPOINT_INDEPENDENT, tried: new Set(["plain", "fan"] as const) })
-      .code,
+    judge({
+      ...found,
+      own: Mapping.UNKNOWN,
+      peer: Mapping.ENDPOINT_INDEPENDENT,
+      tried: new Set(["plain", "fan"] as const),
+    }).code,
     "port-not-met",
   );
 });

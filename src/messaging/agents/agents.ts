@@ -237,7 +237,7 @@ export class Agents {
       throw new WeftError(
         "AGENT_ACCESS_FULL",
         `an access list has at most ${MAX_ALLOWED} entries`,
-        "use a group instead",
+        "take others off its list first: see weft agents --help",
       );
     hosted.agent = { ...hosted.agent, access: { open, allowed: allowed.map(toHex) } };
     this.#persist(hosted);

@@ -7,7 +7,14 @@ import { SeededRandom } from "../../base/random.ts";
 import { FieldReader, u64 } from "../fields.ts";
 import { Liveness } from "../membership/types.ts";
 import { Directory } from "./directory.ts";
-import { decodeDirectory, DirectoryType, encodeDirectory, MAX_RECORDS, RecordRole, type TopicRecord } from "./frames.ts";
+import {
+  decodeDirectory,
+  DirectoryType,
+  encodeDirectory,
+  MAX_RECORDS,
+  RecordRole,
+  type TopicRecord,
+} from "./frames.ts";
 import { isMeetingNode, meetingNodes, topicKey } from "./keys.ts";
 import { type AgentPlace, type DirectoryOptions, TopicRole } from "./types.ts";
 

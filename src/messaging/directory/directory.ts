@@ -418,13 +418,7 @@ export class Directory {
     return false;
   }
 
-  #takeAnswer(
-    now: Now,
-    fromHex: string,
-    topic: Followed,
-    againS: number,
-    records: readonly TopicRecord[],
-  ): void {
+  #takeAnswer(now: Now, fromHex: string, topic: Followed, againS: number, records: readonly TopicRecord[]): void {
     const { round } = topic;
     if (round === undefined) return;
     round.answers++;

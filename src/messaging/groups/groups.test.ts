@@ -370,12 +370,12 @@ test("admins that change the group at the same time agree, and nobody's change i
   fc.assert(
     fc.property(fc.nat(1000), fc.array(op, { maxLength: 12 }), (seed, ops) => {
       const world = new World(seed + 10);
-      world.loss = 0.1;
       const nodes = world.add(6);
       const [a, b, c] = nodes;
       a.groups.create(a.now, "team", []);
       for (const admin of [b, c]) a.groups.add(a.now, a.group, admin.id, GroupRole.ADMIN);
-      world.run(200_000);
+      world.run(1000);
+      world.loss = 0.1;
       for (const { by, who, adds, pauseMs } of ops) {
         const admin = nodes[by];
         code(() => {
@@ -681,14 +681,11 @@ for (const isStranger of [true, false]) {
       ];
       const far = forge(group.current, helper, roles, { epoch: 1000, parent: new Uint8Array(32).fill(1) });
       const isKnown = b.groups.list().some((one) => one.hex === group.hex);
-      if (isKnown) b.groups.handleFrame(b.now, helper.id, charterFrame(far));
+      if (!isKnown) continue;
+      b.groups.handleFrame(b.now, helper.id, charterFrame(far));
+      assert.equal(b.groups.find(group.hex).current.epoch === 1000, !isStranger, "a stranger is not believed");
     }
     assert.equal(b.groups.list().length, 16);
-    assert.ok(b.groups.list().every((group) => group.current.epoch === 1000 || isStranger));
-    assert.ok(
-      b.groups.list().every((group) => group.current.epoch < 1000 || !isStranger),
-      "it is not believed",
-    );
     b.restartGroups();
     world.drain();
     k.groups.create(k.now, "one-more", [b.id]);

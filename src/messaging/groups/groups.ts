@@ -660,7 +660,7 @@ export class Groups {
       throw new WeftError(
         "GROUP_LAST_ADMIN",
         "a group needs an admin",
-        "make another member admin first: weft groups admin NAME NODE",
+        "make another member admin first: weft groups add NAME NODE --admin",
       );
     this.#issue(now, group, group.current.name, members);
   }

@@ -289,7 +289,7 @@ export class DirectPart implements MessagingPart {
     const { machine } = this;
     return new Promise((resolve, reject) => {
       const isKept = machine.setTrust(this.context.clock.now(), nodeId, level, resolve);
-      if (!isKept) reject(new WeftError("TRUST_FULL", "too many nodes are remembered", "see weft trust list"));
+      if (!isKept) reject(new WeftError("TRUST_FULL", "too many nodes are remembered", "see weft trust"));
       this.#plan();
     });
   }

@@ -73,7 +73,7 @@ export class FileServer {
         this.#codes[code]++;
         if (request.type === FileRequest.DESCRIBE && code !== FileCode.BUSY) {
           const what = share === undefined ? "a file that is not for it" : `"${share.name}"`;
-          this.#audit.note(`files: ${namesOf(member).name} asks for ${what}`);
+          this.#audit.used(namesOf(member).id, `files: ${namesOf(member).name} asks for ${what}`);
         }
         if (release === undefined) {
           await session.refuse(request, FileCode.BUSY, request.first);

@@ -240,12 +240,16 @@ export class FilesPart implements MessagingPart, FilesControl {
               : await this.#accept(stream.peerId, offer);
       if (typeof job === "number") {
         this.#refused[job]++;
-        this.#audit.note(`files: ${peer.name} offers ${offer?.sizeBytes ?? 0} bytes: refused, ${refusalText(job)}`);
+        this.#audit.refused(
+          peer.id,
+          `files: ${peer.name} offers ${offer?.sizeBytes ?? 0} bytes: refused, ${refusalText(job)}`,
+        );
         stream.resume();
         stream.end(encodeStatus({ state: OfferState.REFUSED, code: job, haveBytes: 0 }));
         return;
       }
-      if (isUnfinished(job)) this.#audit.note(`files: ${peer.name} sends "${job.name}", ${job.sizeBytes} bytes`);
+      if (isUnfinished(job))
+        this.#audit.used(peer.id, `files: ${peer.name} sends "${job.name}", ${job.sizeBytes} bytes`);
       await this.#report(stream, job);
     } catch {
       // the sender is gone: it offers again
@@ -336,7 +340,9 @@ export class FilesPart implements MessagingPart, FilesControl {
   async #done(job: FetchJob, leaves: Uint8Array): Promise<void> {
     const { path, name, sizeBytes } = job;
     if (path === undefined) return;
-    this.#audit.note(`files: ${path}, ${sizeBytes} bytes, has arrived`);
+    const arrived = `files: ${path}, ${sizeBytes} bytes, has arrived`;
+    if (job.offeredBy === undefined) this.#audit.note(arrived);
+    else this.#audit.used(job.offeredBy, arrived);
     if (job.offeredBy !== undefined) return;
     // whoever has fetched a file that many may have is a source for the next one
     await this.#shares.adopt(path, name, leaves, this.#context.clock.now().wallMs).catch((error: Error) => {
@@ -386,7 +392,8 @@ export class FilesPart implements MessagingPart, FilesControl {
     return {
       used: this.#fetches.usedBytes,
       quota: this.#config.quotaBytes,
-      transfers: this.files().transfers.slice(-32),
+      shares: this.files().shares.length,
+      transfers: this.files().transfers.length,
     };
   }
 }

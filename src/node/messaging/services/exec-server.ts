@@ -106,7 +106,7 @@ export class ExecServer {
 
   #refuse(stream: MeshStream, peer: PeerNames, request: ExecRequest | undefined, end: ExecEnd): void {
     this.#results[end]++;
-    this.#audit.note(`exec: ${peer.name} may not run "${request?.name ?? ""}": ${execEndText(end)}`);
+    this.#audit.refused(peer.id, `exec: ${peer.name} may not run "${request?.name ?? ""}": ${execEndText(end)}`);
     stream.resume();
     stream.end(encodeExecRecord(ExecRecord.REFUSED, Uint8Array.of(end)));
   }
@@ -136,7 +136,8 @@ export class ExecServer {
         : signal === 0
           ? `ended with ${code}`
           : `was ended by signal ${signal}`;
-    this.#audit.note(
+    this.#audit.used(
+      peer.id,
       `exec: ${command.name} of ${peer.name} ${result} after ${tookMs} ms ${execEndText(why)}`.trimEnd(),
     );
     stream.resume();
@@ -214,7 +215,7 @@ export class ExecServer {
       stream.pipe(stdin);
       forward(stdout, ExecRecord.OUT);
       forward(stderr, ExecRecord.ERR);
-      this.#audit.note(`exec: ${peer.name} runs ${command.name} as process ${child.pid}`);
+      this.#audit.used(peer.id, `exec: ${peer.name} runs ${command.name} as process ${child.pid}`);
       if (stream.destroyed) onClose();
       const [code, signal] = await exited;
       return [code, signal, code === undefined ? ExecEnd.FAILED : why];
